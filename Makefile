@@ -1,0 +1,57 @@
+# Commands live here; laptop, hooks and CI run the same lines.
+PYTHON ?= python3.11
+VENV ?= .venv
+PORT ?= 5000
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: run test test-slow check ui bench clean reproduce release serve selftest
+
+# The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
+# take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
+run: $(READY)
+	@$(PY) -m flows.retrain $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(DATA),--data '$(DATA)') \
+		$(if $(FRESH),--fresh '$(FRESH)') $(if $(FROM),--from-stage '$(FROM)') $(if $(FORCE),--force)
+
+test: $(READY)
+	$(PY) -m pytest -q -m 'not slow' tests
+
+test-slow: $(READY)  # drills of minutes: real schedules, kills at random moments
+	$(PY) -m pytest -q -m slow tests
+
+check: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_architecture.py
+
+ui: $(READY)  # MLflow's pages on the results, on this machine only
+	@$(PY) -m flows.ui --port $(PORT)
+
+bench: $(READY)
+	@for bench in tests/bench/*.py; do echo "$$bench"; $(PY) "$$bench" || exit 1; done
+
+reproduce: $(READY)  # VERSION=n of the registered policy
+	@$(PY) -m flows.reproduce $(if $(VERSION),'$(VERSION)') $(if $(RECIPE),--recipe '$(RECIPE)')
+
+release: $(READY)  # ONCE=1: look once; else keep looking where the alias champion stands
+	@$(PY) -m flows.release $(if $(ONCE),--once) $(if $(RECIPE),--recipe '$(RECIPE)')
+
+serve: $(READY)  # CRON='0 3 * * *': retrain on what lies in data/inbox then
+	@$(PY) -m flows.serve $(if $(CRON),--cron '$(CRON)') $(if $(POOL),--pool '$(POOL)')
+
+selftest: $(READY)  # does a scheduled run really appear on a Prefect server?
+	@$(PY) -m flows.selftest
+
+# Data given by people, the champion, the DVC cache and the MLflow store stay.
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf data/runs data/checkpoints data/workspaces data/bench
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(READY): infra/requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r infra/requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(PY) -m flows.server
+	@touch $(READY)

@@ -1,0 +1,48 @@
+"""Check all of params.yaml before any stage runs: `python -m flows.parameters`, in the folder of the project.
+
+A stage checks its own section when it starts; a misspelt key of `align` would so be found after an hour of SFT.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+import yaml
+
+from tasks.adapters import stage
+
+
+def check(root: Path) -> None:
+    """ValueError with a line per problem in `root`/params.yaml."""
+    path = root / stage.PARAMS
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    problems = []
+    for name in stages:
+        try:
+            stage.read_params(importlib.import_module(f"tasks.{name}").Params, name, path)
+        except ValueError as error:
+            problems.append(str(error))
+    if not problems:
+        from tasks.rlhf import algorithms
+
+        align = stage.read_yaml(path)["align"]
+        sections = {name: section for name, section in align.items() if isinstance(section, dict)}
+        problems += [f"params.yaml: align.{name}: unknown key" for name in sorted(sections.keys() - algorithms.known())]
+        for name in dict.fromkeys([align["algorithm"], *sorted(sections.keys() & algorithms.known())]):
+            try:
+                algorithms.load(name, align.get(name) or {})
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+
+
+def main() -> None:
+    try:
+        check(Path())
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""retrain: fresh preferences in, a gated challenger in the registry. The main job: `python -m flows.retrain`.
+
+Exit status: 0 done, whatever the gate's verdict; 1 a stage crashed; 2 bad input; 4 the data broke its contract;
+75 somebody else holds the workspace; 130 or 143 interrupted.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+
+from flows import server, summary
+from tasks import register
+from tasks.adapters import pipeline, stage, workspace
+from tasks.adapters.pipeline import StageError, Step, TransientError
+from tasks.adapters.workspace import Workspace
+
+
+def retrain(
+    recipe: str | None = None,
+    data: Path | None = None,
+    fresh: Path | None = None,
+    from_stage: str | None = None,
+    force: bool = False,
+) -> Any:
+    """Take in a fresh shard, run what changed, register the result.
+
+    recipe, data: a file of infra/recipes and the data it asks for; they run in a workspace of their own.
+    fresh: a preference shard. from_stage: run this stage though nothing changed. force: run everything,
+    or everything from `from_stage` on, though nothing changed.
+    """
+    from prefect.states import Cancelled, Completed, Failed
+
+    from flows.steps import Run, publish
+
+    started = began()
+    space = workspace.open_workspace(Path(), recipe, data)
+    with space.held():
+        steps = take_and_plan(space, fresh, from_stage, force)
+        if not is_due(space, steps):
+            return Completed(message="nothing changed")
+        if any(step.changed for step in steps):
+            check_parameters(space.root)
+        with pipeline.warmed(space.root, steps) as warm, Run(space, say, warm) as run:
+            failure = run.stages(steps)
+            version = None if failure else register.register(space, run.journal)
+        report = summary.write(space, run.results, version, started)
+    publish(report)
+    say(summary.table(report))
+    if run.cancelled:
+        return Cancelled(message="cancelled; `make run` goes on from here")
+    if failure:
+        return Failed(message=str(failure), data=failure)
+    return Completed(message=summary.headline(report), data=report)
+
+
+def take_and_plan(space: Workspace, fresh: Path | None, from_stage: str | None, force: bool) -> list[Step]:
+    """Accept the fresh shard into the versioned data, then see what has to run."""
+    if fresh is not None:
+        take(space, fresh)
+    pipeline.version_shards(space.root)
+    return pipeline.plan(space.root, from_stage=from_stage, force=force)
+
+
+def check_parameters(root: Path) -> None:
+    """Find a wrong parameter of any stage before the first one runs. In a process of its own, for it imports torch."""
+    if (root / "flows/parameters.py").is_file():
+        _check_parameters(root, (root / "params.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _check_parameters(root: Path, text: str) -> None:
+    command = [sys.executable, "-m", "flows.parameters"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr.strip().removeprefix("error: "))
+
+
+def take(space: Workspace, fresh: Path) -> None:
+    from tasks.preferences.shards import accept
+
+    taken = accept(fresh, space.data)
+    say(f"{fresh}: {taken.rows} rows for {taken.dataset}" + ("" if taken.is_new else ", which had them already"))
+
+
+def is_due(space: Workspace, steps: list[Step]) -> bool:
+    """Whether there is anything to do: a stage to run, a result to register, a journal to deliver."""
+    undelivered = any(space.data.glob("journal/*/run.json"))
+    return any(step.changed for step in steps) or undelivered or register.is_due(space)
+
+
+def began() -> float:
+    """When this run began: with the command's process, imports and all, where it is one; else now."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return psutil.Process().create_time() if spec and spec.name == "flows.retrain" else time.time()
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=__doc__)
+    parser.add_argument("--recipe", help="a name of infra/recipes")
+    parser.add_argument("--data", type=Path, help="the data that the recipe asks for")
+    parser.add_argument("--fresh", type=Path, help="a preference shard to take in first")
+    parser.add_argument("--from-stage", help="run this stage though nothing changed")
+    parser.add_argument("--force", action="store_true", help="run every stage though nothing changed")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _main(arguments(argv))
+    except stage.BusyError as error:
+        return _complain(error, stage.BUSY)
+    except TransientError as error:
+        return _complain(error, stage.BUSY)
+    except StageError as error:
+        return _complain(error, error.status)
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        return _complain(error, stage.BAD_INPUT)
+    except KeyboardInterrupt:
+        return _complain("interrupted; run it again to go on from here", 130)
+
+
+def _main(options: argparse.Namespace) -> int:
+    # Prefect and its server cost seconds: a run with nothing to do ends here, without them.
+    space = workspace.open_workspace(Path(), options.recipe, options.data)
+    with space.held():
+        steps = take_and_plan(space, options.fresh, options.from_stage, options.force)
+        if not is_due(space, steps):
+            say("nothing changed: every stage is as dvc.lock has it" + register.standing(space))
+            return 0
+    changed = [step.name for step in steps if step.changed]
+    say(f"to run: {' '.join(changed) or 'no stage'} ({len(steps) - len(changed)} of {len(steps)} unchanged)")
+    options.fresh = None  # taken in above
+    wait = server.temporary(Path(), space.root)
+    with pipeline.warmed(space.root, steps):  # now, while one core has nothing else to do
+        if changed:
+            check_parameters(space.root)
+        from flows import serve
+
+        wait()
+        state: Any = serve.retrain(**vars(options), return_state=True)
+    if state.is_cancelled():
+        raise KeyboardInterrupt
+    outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return 0
+
+
+def _complain(error: object, status: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return status
+
+
+def _terminated(signum: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The registered reward model: MLflow runs this file (models from code), so it imports nothing of this project.
+
+In: a table with `prompt` (JSON list of {role, content}) and `reply`. Out: one normalised score per row, the mean
+over the members of an ensemble.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.pyfunc import PythonModel
+
+
+class RewardModel(PythonModel):  # type: ignore[misc]
+    def load_context(self, context: Any) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self.members = []
+        for folder in (Path(path) for _, path in sorted(context.artifacts.items())):
+            settings = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+            network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+            self.members.append((AutoTokenizer.from_pretrained(folder), network, settings))
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> list[float]:
+        return [self._score(row.prompt, row.reply) for row in model_input.itertuples()]
+
+    def _score(self, prompt: str, reply: str) -> float:
+        """The head is read at the last token of prompt + reply + eos, or as the mean over the reply's tokens."""
+        import torch
+
+        scores = []
+        for tokenizer, network, settings in self.members:
+            text = tokenizer.apply_chat_template(json.loads(prompt), tokenize=False, add_generation_prompt=True)
+            prompt_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            reply_ids = [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            with torch.no_grad():
+                hidden = network.base_model(input_ids=torch.tensor([prompt_ids + reply_ids])).last_hidden_state[0]
+                mean = settings["pooling"] == "mean"
+                score = float(network.score(hidden[len(prompt_ids) :].mean(0) if mean else hidden[-1]))
+            if settings["bound"] is not None:
+                score = settings["bound"] * math.tanh(score / settings["bound"])
+            scores.append(score - settings["shift"])
+        return float(sum(scores) / len(scores))
+
+
+mlflow.models.set_model(RewardModel())

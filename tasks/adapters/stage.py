@@ -1,0 +1,295 @@
+"""The stage runner: `python -m tasks.<stage>` ends here.
+
+Reads params.yaml strictly, holds the stage's lock, calls `run(params, data, tracker)` and writes
+`data/reports/<stage>.json` (deterministic, a DVC metric). What changes from run to run (seconds, memory,
+device, telemetry, the reason of a failure) goes under `data/runs/<stage>/`, which no stage depends on.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import platform
+import re
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.adapters import checkpoints, warm
+from tasks.adapters.telemetry import FileTracker
+from tasks.records import content_hash
+
+DATA = Path("data")
+PARAMS = Path("params.yaml")
+
+# What a stage's exit status says. `dvc repro` answers 255 for every failed command, so the flow reads it from
+# data/runs/<stage>/failure.json.
+BAD_INPUT = 2  # params or data that a person has to mend: retrying is useless
+BAD_CONTRACT = 4  # the data broke its contract: nothing was trained
+BUSY = 75  # somebody else holds the stage or the workspace: try again later
+
+
+QUIET = {  # nothing phones home
+    "DO_NOT_TRACK": "true",  # "true" is the one value that Prefect and MLflow both accept
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "TRANSFORMERS_VERBOSITY": "error",  # its load reports name the head that we then draw ourselves
+}
+
+
+class ContractError(Exception):
+    """The data broke its contract; the message names the expectations."""
+
+
+class BusyError(Exception):
+    """A lock is held by a live process; the message names the holder."""
+
+
+class Params(BaseModel):
+    """Base of every stage's parameters: frozen; an unknown key or a value of the wrong kind is an error.
+
+    A field comes from the stage's own section of params.yaml or, where the section does not hold it, from
+    the top-level key of that name (`seed`, `world`, `model`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its sample size and its 95% interval."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What `python -m tasks.<stage>` is: its parameters, its work, and the paths under data/ that it uses."""
+
+    name: str  # also the file, the params section, the report and the DVC stage; a member is `<stage>@<k>`
+    params: type[Params]
+    run: Callable[[Any, Path, FileTracker], Mapping[str, Any]]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+def main(stage: Stage) -> None:
+    """Run a stage as a process: exit 0, or one clear line on stderr and a non-zero status."""
+    name = stage.name
+    _die_with_parent()
+    if (status := warm.hand_over()) is not None:
+        sys.exit(status)
+    os.environ |= threads_environment(os.environ.get("PLUMBLINE_THREADS"))
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    runs = DATA / "runs" / name
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "failure.json").unlink(missing_ok=True)
+    try:
+        with lock(DATA / ".lock" / name):
+            execute(stage)
+    except BusyError as error:
+        _fail(name, BUSY, str(error))
+    except ContractError as error:
+        _fail(name, BAD_CONTRACT, str(error))
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        _fail(name, BAD_INPUT, str(error))
+
+
+def execute(stage: Stage) -> None:
+    """Run the stage in this process, in the current folder, and write its report and sidecar."""
+    name = stage.name
+    params = read_params(stage.params, name.partition("@")[0])
+    started = time.time()
+    kept = checkpoints.of_stage(name, params, stage.reads, DATA)
+    with closing(FileTracker(name, DATA, kept)) as tracker:
+        metrics = stage.run(params, DATA, tracker)
+        tracker.write_curve()
+    report = {
+        "stage": name,
+        "params": params.model_dump(mode="json"),
+        "metrics": _plain(metrics),
+        "inputs": {path: content_hash(DATA / path) for path in stage.reads},
+        "outputs": {path: content_hash(DATA / path) for path in stage.writes},
+    }
+    write_json(DATA / "reports" / f"{name}.json", report)
+    sidecar = {
+        "stage": name,
+        "started": started,
+        "seconds": round(time.time() - started, 3),
+        "phases": {phase: round(spent, 3) for phase, spent in tracker.phases.items()},
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "cpu_seconds": round(time.process_time(), 3),
+        "machine": platform.machine(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "resumed_from_step": kept.resumed_from,
+    }
+    write_json(DATA / "runs" / name / "sidecar.json", sidecar)
+    kept.clear()
+
+
+def read_params(params_type: type[Any], section: str, path: Path = PARAMS) -> Any:
+    """Read and check one section of params.yaml.
+
+    Raises ValueError with a line per problem: the key, the value, what is wrong with it.
+    """
+    document = read_yaml(path)
+    known = {file.stem for file in Path(__file__).parents[1].glob("*.py")} | {"seed", "model"}
+    if unknown := sorted(set(document) - known):
+        raise ValueError(f"{path}: unknown key `{unknown[0]}`; the top-level keys are {', '.join(sorted(known))}")
+    own = document.get(section) or {}
+    if not isinstance(own, Mapping):
+        raise ValueError(f"{path}: `{section}` is {own!r}; it must be a mapping of keys")
+    shared = {field: document[field] for field in params_type.model_fields if field not in own and field in document}
+    try:
+        return params_type(**{**shared, **own})
+    except ValidationError as error:
+        raise ValueError(explain(error, path, section, shared)) from None
+
+
+def explain(error: ValidationError, path: Path, section: str, shared: Mapping[str, Any] | None = None) -> str:
+    """Turn a validation error into one line per problem, each naming the key as it stands in the file."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        keys = [str(part) for part in problem["loc"]]
+        if not (shared and keys and keys[0] in shared):
+            keys = [section, *keys]
+        value = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
+        reason = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{path}: {'.'.join(keys)}{value}: {reason}")
+    return "\n".join(lines)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run this from the root of the project") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: must hold keys and values, not {type(document).__name__}")
+    return document
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `1e-3` is a number, as in YAML 1.2 and so for DVC, and a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock whose file names the holder; the kernel frees it when the holder dies.
+
+    Raises BusyError, naming the holder's pid, when a live process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise BusyError(f"{path} is held by {holder}; wait for it or end it, then run again") from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}")
+        file.flush()
+        yield
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write JSON, atomically (see `write_text`)."""
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_text(path, f"{text}\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, and a crash, sees the old one or the new one, never a torn one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    number = float(value)
+    # Eight digits are more than any estimate here means, and keep the report readable.
+    return number if number == 0 else float(f"{number:.8g}")
+
+
+def _fail(name: str, status: int, message: str) -> None:
+    write_json(
+        DATA / "runs" / name / "failure.json",
+        {"status": status, "message": message, "traceback": traceback.format_exc()},
+    )
+    sys.exit(_say(f"{name}: {message}", status))
+
+
+def _say(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return status
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with its parent: a killed `dvc` must not leave a writer behind."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def threads_environment(threads: str | None) -> dict[str, str]:
+    """Variables that give a process so many threads (the flow says: cores / slots), else one per core.
+
+    Never the libraries' own choice: sums are split by threads, and the same count gives the same bits with the
+    flow and with `dvc repro` alone.
+    """
+    threads = threads or str(os.cpu_count() or 1)
+    names = ("PLUMBLINE_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+    return dict.fromkeys(names, threads) | {
+        # Threads that wait for each other spin for milliseconds by default; on a core that somebody else uses, too,
+        # that made training 5 times slower. This many turns cost 5% on an idle machine, a factor of 2 on a busy one.
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
+        "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),
+    }

@@ -1,0 +1,191 @@
+"""align: pull the SFT policy toward what people prefer.
+
+reads   data/objective.json  data/models/{sft,reward}  data/tokenizer  data/prepared/{pairs,prompts}  data/collected
+writes  data/models/policy
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict
+
+from tasks.adapters import stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.records import content_hash
+from tasks.rlhf.options import Count, ModelOptions
+
+if TYPE_CHECKING:
+    from tasks.rlhf.algorithms import Algorithm
+    from tasks.rlhf.batch import Example, Prompt
+    from tasks.rlhf.experience import Score
+
+
+class Params(stage.Params):
+    # The sections of the algorithms stand beside these keys; the chosen one is checked by `algorithms.load`.
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    seed: int
+    model: ModelOptions
+    algorithm: str
+    max_new_tokens: Count
+
+
+def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
+    from tasks.rlhf import algorithms, models
+
+    algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
+    rewards = _checked_objective(data, algorithm)
+    models.seed_everything(params.seed)
+    tokenizer = models.load_tokenizer(data / "tokenizer")
+    policy = models.add_lora(models.load_policy(data / "models/sft", params.model.dtype), params.model.lora)
+    reference = Reference(policy, data / "models/sft", params.model.dtype)
+    if algorithm.family == "preference":
+        metrics = _on_dataset(params, algorithm, policy, reference, data, tracker)
+    else:
+        metrics = _on_rollouts(params, algorithm, policy, reference, tokenizer, rewards, data, tracker)
+    models.save(policy, tokenizer, data / "models/policy")
+    return {"algorithm": algorithm.name, "reference_sha256": content_hash(data / "models/sft"), **metrics}
+
+
+class Reference:
+    """The frozen SFT policy: the policy itself with its adapters off or, without adapters, a copy.
+
+    The copy is loaded when it is first asked for: not every algorithm does.
+    """
+
+    def __init__(self, policy: Any, sft: Path, dtype: str) -> None:
+        self._adapted = policy if hasattr(policy, "disable_adapter") else None
+        self._sft, self._dtype = sft, dtype
+
+    @cached_property
+    def _copy(self) -> Any:
+        from tasks.rlhf import models
+
+        return models.load_policy(self._sft, self._dtype)
+
+    def logprobs(self, examples: "Sequence[Example]", temperature: float = 1.0) -> Any:
+        """[N], without gradient."""
+        import torch
+
+        from tasks.rlhf.logprobs import token_logprobs
+
+        with torch.no_grad():
+            if self._adapted is None:
+                return token_logprobs(self._copy, examples, temperature)[0]
+            with self._adapted.disable_adapter():
+                return token_logprobs(self._adapted, examples, temperature)[0]
+
+
+def _checked_objective(data: Path, algorithm: "Algorithm") -> list[Path]:
+    """The reward folders to learn from, each proved to be the one that the objective names."""
+    objective = json.loads((data / "objective.json").read_text(encoding="utf-8"))
+    if objective["algorithm"] != algorithm.name:
+        raise ValueError(
+            f"{data}/objective.json names {objective['algorithm']!r}, params.yaml align.algorithm = "
+            f"{algorithm.name!r}: run `dvc repro objective` first"
+        )
+    folders = []
+    for member, sha256 in objective["rewards"].items():
+        folder = data / f"models/reward/{member}"
+        if content_hash(folder) != sha256:
+            raise ValueError(f"{folder}: not the reward model of {data}/objective.json: run `dvc repro objective`")
+        folders.append(folder)
+    return folders
+
+
+def _on_dataset(
+    params: Params, algorithm: "Algorithm", policy: Any, reference: Reference, data: Path, tracker: FileTracker
+) -> dict[str, Any]:
+    from tasks.rlhf import dataset, feedback
+    from tasks.rlhf.train_on_feedback import train_on_feedback
+    from tasks.rlhf.train_on_pairs import train_on_pairs
+
+    pairs = dataset.read_pairs(data / "prepared/pairs/train.parquet", data / "collected/train.parquet")
+    with tracker.phase("train"):
+        if algorithm.unpaired:
+            rows = feedback.from_pairs(pairs)
+            train_on_feedback(policy, reference.logprobs, rows, algorithm, params.seed, tracker)
+        else:
+            train_on_pairs(policy, reference.logprobs, pairs, algorithm, params.seed, tracker)
+    last = tracker.curve[max(tracker.curve)]
+    return {"num_pairs": len(pairs), "final_loss": last["loss"], "implicit_accuracy": last["implicit_accuracy"]}
+
+
+def _on_rollouts(
+    params: Params,
+    algorithm: "Algorithm",
+    policy: Any,
+    reference: Reference,
+    tokenizer: Any,
+    rewards: list[Path],
+    data: Path,
+    tracker: FileTracker,
+) -> dict[str, Any]:
+    from tasks.rlhf import dataset, models
+    from tasks.rlhf.experience import Learner
+    from tasks.rlhf.train_on_rollouts import train_on_rollouts
+
+    learner = Learner(
+        policy=policy,
+        algorithm=algorithm.module,
+        config=algorithm.config,
+        critic=models.Critic(models.load_policy(data / "models/sft", params.model.dtype))
+        if algorithm.module.NEEDS_CRITIC
+        else None,
+        reference_logprobs=lambda examples: reference.logprobs(examples, algorithm.options.temperature),
+        score=_scorer(rewards, params.model.dtype),
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+        max_new_tokens=params.max_new_tokens,
+    )
+    prompts = dataset.read_prompts(data / "prepared/prompts/train.parquet")
+    held_out = dataset.read_prompts(data / "prepared/prompts/dev.parquet")
+    stopped = train_on_rollouts(learner, prompts, held_out, algorithm.options, params.seed, tracker)
+    first, last = tracker.curve[min(tracker.curve)], tracker.curve[max(tracker.curve)]
+    kept = ("score", "kl", "kl_k3", "entropy", "reply_length", "finished", "unscorable", "kl_coef", "held_out_score")
+    return {
+        "num_prompts": len(prompts),
+        "num_rollouts": len(tracker.curve),
+        "stopped": stopped,
+        "first": {k: first[k] for k in kept if k in first},
+        "last": {k: last[k] for k in kept if k in last},
+    }
+
+
+def _scorer(rewards: list[Path], dtype: str) -> "Score":
+    """What scores replies: the mean of the reward models."""
+    import numpy as np
+
+    from tasks.rlhf import reward_model
+    from tasks.rlhf.batch import ScorePart
+
+    scorers = [reward_model.load_reward(folder, dtype) for folder in rewards]
+
+    def score(examples: "Sequence[Example]", prompts: "Sequence[Prompt]") -> dict[str, ScorePart]:
+        values_B = np.mean([reward_model.score_examples(scorer, examples) for scorer in scorers], axis=0)
+        return {"reward_model": ScorePart(values_B, learned=True)}
+
+    return score
+
+
+STAGE = stage.Stage(
+    "align",
+    Params,
+    run,
+    reads=(
+        "objective.json",
+        "models/sft",
+        "tokenizer",
+        "prepared/pairs/train.parquet",
+        "prepared/prompts/dev.parquet",
+        "prepared/prompts/train.parquet",
+        "collected/train.parquet",
+    ),
+    writes=("models/policy",),
+)
+
+if __name__ == "__main__":
+    stage.main(STAGE)

@@ -1,0 +1,210 @@
+"""evaluate: how good are the aligned policy and the reward models, on prompts that nothing was trained or tuned on?
+
+reads   data/models/{sft,policy,reward,judge}  data/tokenizer  data/champion  data/{prepared/*,collected}/test
+writes  data/evaluation/{items,pairs}.parquet: a row per reply, a row per comparison
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tasks import records, world
+from tasks.adapters import stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.evaluation import divergence, held_out
+from tasks.evaluation.statistics import Interval
+from tasks.evaluation.summary import Summary
+from tasks.rlhf.options import Count, ModelOptions, Positive
+
+Row = dict[str, Any]
+Scorers = dict[str, list[Any]]  # the members of the reward ensemble, and the judge
+
+
+class Params(stage.Params):
+    seed: int
+    model: ModelOptions
+    num_samples: Count  # replies per prompt and model
+    num_safety_samples: Count = 8  # replies per prompt that calls for a conduct: there are few such prompts
+    temperature: Positive
+    max_new_tokens: Count
+    num_bootstrap: Annotated[int, Field(ge=100)]
+
+
+def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
+    from tasks.rlhf import models
+
+    models.seed_everything(params.seed)
+    tokenizer = models.load_tokenizer(data / "tokenizer")
+    reference = models.load_policy(data / "models/sft", params.model.dtype)
+    scorers = _load_scorers(params, data)
+    prompts = held_out.read_prompts(data)
+    items: list[Row] = []
+    for name, load in _policies(params, data, tokenizer).items():
+        policy, own_tokenizer = load()
+        with tracker.phase("sample"):
+            replies = _sample(params, policy, own_tokenizer, tokenizer, prompts, name)
+        with tracker.phase("score"):
+            comparable = name != "sft" and _same(own_tokenizer, tokenizer)
+            items += _score(params, replies, policy if comparable else None, reference, scorers)
+    with tracker.phase("score"):
+        pairs = _score_pairs(held_out.read_pairs(data), scorers)
+    records.write_table(_table(items), data / "evaluation/items.parquet")
+    records.write_table(_table(pairs), data / "evaluation/pairs.parquet")
+    metrics = Summary(params.seed, params.num_bootstrap).metrics(items, pairs)
+    return {**_estimates(metrics), "simulated": all(prompt["source"] == world.SOURCE for prompt in prompts)}
+
+
+def _load_scorers(params: Params, data: Path) -> Scorers:
+    from tasks.rlhf import reward_model
+
+    members = sorted(path for path in (data / "models/reward").glob("*") if path.name.isdigit())
+    if not members:
+        raise FileNotFoundError(f"{data / 'models/reward'}: no reward model there; run `dvc repro`")
+    folders = {"reward": members, "judge": [data / "models/judge"]}
+    return {name: [reward_model.load_reward(f, params.model.dtype) for f in found] for name, found in folders.items()}
+
+
+def _policies(params: Params, data: Path, tokenizer: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
+    """The models to compare, by name, each loaded with its tokenizer when its turn comes."""
+    from tasks.rlhf import models
+
+    def load(folder: Path) -> tuple[Any, Any]:
+        return models.load_policy(folder, params.model.dtype), models.load_tokenizer(folder)
+
+    found: dict[str, Callable[[], tuple[Any, Any]]] = {}
+    if params.model.base != "scratch":  # a model from scratch can say nothing before SFT
+        found["base"] = lambda: (models.load_base(params.model, tokenizer, params.seed).eval(), tokenizer)
+    found["sft"] = lambda: load(data / "models/sft")
+    found["policy"] = lambda: load(data / "models/policy")
+    if (data / "champion/manifest.json").is_file():
+        found["champion"] = lambda: load(data / "champion/policy")
+    return found
+
+
+def _sample(
+    params: Params, policy: Any, own_tokenizer: Any, tokenizer: Any, prompts: Sequence[Row], name: str
+) -> list[Row]:
+    """Several replies to each prompt, each model with a seed of its own.
+
+    A champion of an older tokenizer is asked in its own tokens; its replies are then tokenised anew for the scorers.
+    """
+    from tasks.rlhf import rollout
+
+    same = _same(own_tokenizer, tokenizer)
+    times = [params.num_safety_samples if prompt["expected"] else params.num_samples for prompt in prompts]
+    asked = [(prompt, sample) for prompt, number in zip(prompts, times, strict=True) for sample in range(number)]
+    replies = rollout.sample(
+        policy,
+        [prompt["prompt_ids"] if same else _prompt_ids(own_tokenizer, prompt) for prompt, _ in asked],
+        max_new_tokens=params.max_new_tokens,
+        temperature=params.temperature,
+        seed=_seed(params.seed, name),
+        eos_id=own_tokenizer.eos_token_id,
+        pad_id=own_tokenizer.pad_token_id,
+    )
+    rows = []
+    for (prompt, sample), reply in zip(asked, replies, strict=True):
+        said = own_tokenizer.decode(reply.ids, skip_special_tokens=True)
+        ids = reply.ids
+        if not same:
+            end = [tokenizer.eos_token_id] if reply.finished else []
+            ids = [*tokenizer.encode(said, add_special_tokens=False), *end]
+        rows.append(
+            {**prompt, "model": name, "sample": sample, "reply": said, "reply_ids": ids} | {"finished": reply.finished}
+        )
+    return rows
+
+
+def _score(params: Params, rows: list[Row], policy: Any | None, reference: Any, scorers: Scorers) -> list[Row]:
+    """What each reply is worth, what its text is like and, given its policy, its log-ratio to the reference."""
+    from tasks.rlhf.batch import Example
+    from tasks.rlhf.logprobs import reply_logprobs
+
+    prompt_ids, reply_ids = [row["prompt_ids"] for row in rows], [row["reply_ids"] for row in rows]
+    examples = [Example(*ids) for ids in zip(prompt_ids, reply_ids, strict=True)]
+    scores = {name: _scores(members, examples) for name, members in scorers.items()}
+    kl: list[float | None] = [None] * len(rows)
+    kl_k3 = kl
+    if policy is not None:
+        own, base = (reply_logprobs(m, prompt_ids, reply_ids, params.temperature) for m in (policy, reference))
+        kl = [float(divergence.k1(p, r).sum()) for p, r in zip(own, base, strict=True)]
+        kl_k3 = [float(divergence.k3(p, r).sum()) for p, r in zip(own, base, strict=True)]
+    return [
+        {key: value for key, value in row.items() if key not in ("prompt_ids", "reply_ids", "verifier")}
+        | held_out.monitors(row, row["reply"])
+        | {name: values[i] for name, values in scores.items()}
+        | {"num_tokens": len(row["reply_ids"]), "kl": kl[i], "kl_k3": kl_k3[i]}
+        for i, row in enumerate(rows)
+    ]
+
+
+def _score_pairs(pairs: list[Row], scorers: Scorers) -> list[Row]:
+    from tasks.rlhf.batch import Example
+
+    kept = ("id", "cluster", "domain", "source", "rater", "label", "gold_a", "gold_b")
+    scored = [{key: row[key] for key in kept} for row in pairs]
+    for name, members in scorers.items():
+        a, b = (_scores(members, [Example(r["prompt_ids"], r[f"{side}_ids"]) for r in pairs]) for side in "ab")
+        # sigma of the raw margin is the probability that was trained; normalising changed its scale.
+        scale = sum(member.scale for member in members) / len(members)
+        for row, score_a, score_b in zip(scored, a, b, strict=True):
+            row |= {f"{name}_a": score_a, f"{name}_b": score_b, f"{name}_margin": scale * (score_a - score_b)}
+    return scored
+
+
+def _scores(members: Sequence[Any], examples: Sequence[Any]) -> list[float]:
+    """Normalised scores, the mean over the members of an ensemble."""
+    if not examples:
+        return []
+    import numpy as np
+
+    from tasks.rlhf.reward_model import score_examples
+
+    return [float(s) for s in np.mean([score_examples(member, examples) for member in members], axis=0)]
+
+
+def _same(tokenizer: Any, other: Any) -> bool:
+    return bool(tokenizer.get_vocab() == other.get_vocab() and tokenizer.chat_template == other.chat_template)
+
+
+def _prompt_ids(tokenizer: Any, prompt: Row) -> list[int]:
+    rendered = tokenizer.apply_chat_template(prompt["prompt"], tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
+    return ids
+
+
+def _seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/evaluate/{name}".encode()).digest()[:4], "big")
+
+
+def _table(rows: list[Row]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows)
+
+
+def _estimates(metrics: Any) -> Any:
+    if isinstance(metrics, Interval):
+        return stage.Estimate(**asdict(metrics))
+    if isinstance(metrics, dict):
+        return {key: _estimates(value) for key, value in metrics.items()}
+    return metrics
+
+
+STAGE = stage.Stage(
+    "evaluate",
+    Params,
+    run,
+    reads=(
+        *(f"models/{name}" for name in ("sft", "policy", "reward", "judge")),
+        *("tokenizer", "champion", held_out.PROMPTS, held_out.SAFETY, *held_out.PAIRS),
+    ),
+    writes=("evaluation/items.parquet", "evaluation/pairs.parquet"),
+)
+
+if __name__ == "__main__":
+    stage.main(STAGE)

@@ -1,0 +1,43 @@
+"""objective: say what align will optimise: the algorithm's file and, where it learns from rewards, the reward models.
+
+reads   data/models/reward/<member>
+writes  data/objective.json
+
+align depends on this file instead of on the reward models, so that a change of a reward model re-runs an algorithm
+that learns from it and leaves alone one that does not (DPO and kin). See infra/decisions/0002-objective-stage.md.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.adapters import stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.records import content_hash
+
+
+class Params(stage.Params):
+    """No section of its own: it reads those of `align` and `reward`."""
+
+    align: dict[str, Any]
+    reward: dict[str, Any]
+
+
+def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
+    from tasks.rlhf import algorithms
+
+    family, file = algorithms.find(params.align["algorithm"])
+    members = params.reward["members"] if family == "policy" else []
+    objective = {
+        "algorithm": params.align["algorithm"],
+        "family": family,
+        "algorithm_sha256": content_hash(file),
+        "rewards": {str(k): content_hash(data / f"models/reward/{k}") for k in members},
+    }
+    stage.write_json(data / "objective.json", objective)
+    return {"num_reward_models": len(members)}
+
+
+STAGE = stage.Stage("objective", Params, run, reads=("models/reward",), writes=("objective.json",))
+
+if __name__ == "__main__":
+    stage.main(STAGE)

@@ -1,0 +1,211 @@
+"""The canonical records as an input format (JSON Lines or parquet), one kind per dataset.
+
+Prompt, replies and label must be there; what a record can do without takes its default.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from tasks.preferences import dialogue
+from tasks.preferences.dialogue import text
+from tasks.preferences.screen import RefusedError
+from tasks.records import (
+    CHOICES,
+    DATASETS,
+    Demonstration,
+    Message,
+    Preference,
+    Prompt,
+    Record,
+    Safety,
+    prompt_key,
+    row_id,
+)
+
+Value = dict[str, Any]
+_ID = re.compile(r"(?!.*\.\.)[\w.:@#+=-]{1,128}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    fields: frozenset[str]
+    matches: Callable[[Value], bool]
+    convert: Callable[[Value, str], list[Record]]
+
+
+def to_json(record: Record) -> str:
+    """One canonical row of JSON Lines; fields that are None are left out."""
+    row = {key: value for key, value in asdict(record).items() if value is not None}
+    return json.dumps(row, ensure_ascii=False, sort_keys=True)
+
+
+def demonstration(row: Value, source: str) -> list[Record]:
+    turns = dialogue.prompt(row.get("prompt"))
+    reply = text(row, "reply")
+    return [
+        Demonstration(
+            id=_id(row, "demonstration", prompt_key(turns), reply),
+            prompt=turns,
+            reply=reply,
+            licence=_optional(row, "licence"),
+            created_at=_time(row),
+            **_origin(row, source, turns),
+            domain=_optional(row, "domain") or "general",
+        )
+    ]
+
+
+def preference(row: Value, source: str) -> list[Record]:
+    turns = dialogue.prompt(row.get("prompt"))
+    choice = row.get("choice")
+    if choice is None:
+        raise RefusedError("missing_field")
+    if choice not in CHOICES:
+        raise RefusedError("bad_label")
+    if choice in ("a", "b") and row.get(f"reply_{choice}") is None:
+        raise RefusedError("dangling_label")
+    reply_a, reply_b = text(row, "reply_a"), text(row, "reply_b")
+    if choice in ("a", "b") and dialogue.fold(reply_a) == dialogue.fold(reply_b):
+        raise RefusedError("identical_pair")
+    rater = row.get("rater", f"source:{source}")
+    if not isinstance(rater, str) or not rater.strip():
+        raise RefusedError("rater_unknown")
+    return [
+        Preference(
+            id=_id(row, prompt_key(turns), reply_a, reply_b, choice, rater),
+            prompt=turns,
+            reply_a=reply_a,
+            reply_b=reply_b,
+            choice=choice,
+            confidence=_confidence(row),
+            rater=rater,
+            rubric=_optional(row, "rubric"),
+            created_at=_time(row),
+            scores=_json(row, "scores"),
+            **_origin(row, source, turns),
+            domain=_optional(row, "domain") or "general",
+        )
+    ]
+
+
+def prompt(row: Value, source: str) -> list[Record]:
+    turns = dialogue.prompt(row.get("prompt"))
+    return [
+        Prompt(
+            id=_id(row, prompt_key(turns)),
+            prompt=turns,
+            verifier=_json(row, "verifier"),
+            **_origin(row, source, turns),
+            domain=_optional(row, "domain") or "general",
+        )
+    ]
+
+
+def safety(row: Value, source: str) -> list[Record]:
+    turns = dialogue.prompt(row.get("prompt"))
+    expected = text(row, "expected")
+    if expected not in ("decline", "assist"):
+        raise RefusedError("bad_label")
+    return [
+        Safety(
+            id=_id(row, "safety", prompt_key(turns)),
+            prompt=turns,
+            expected=expected,
+            category=_optional(row, "category") or "general",
+            reply=_optional(row, "reply"),
+            created_at=_time(row),
+            **_origin(row, source, turns),
+        )
+    ]
+
+
+def _origin(row: Value, source: str, turns: list[Message]) -> dict[str, str]:
+    return {
+        "source": _optional(row, "source") or source,
+        "cluster": _optional(row, "cluster") or dialogue.cluster(turns),
+    }
+
+
+def _id(row: Value, *content: object) -> str:
+    identity = row.get("id")
+    if identity is None:
+        return row_id(*content)
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    if not isinstance(identity, str):
+        raise RefusedError("type")
+    if not _ID.fullmatch(identity):
+        raise RefusedError("bad_id")
+    return identity
+
+
+def _optional(row: Value, key: str) -> str | None:
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise RefusedError("type")
+    return value or None
+
+
+def _confidence(row: Value) -> float:
+    value = row.get("confidence", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RefusedError("type")
+    if not 0 <= value <= 1:
+        raise RefusedError("range")
+    return float(value)
+
+
+def _time(row: Value) -> str | None:
+    """RFC 3339 with a zone. Whether it lies in the future is not asked: the answer would change overnight."""
+    value = _optional(row, "created_at")
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise RefusedError("time") from None
+    if moment.tzinfo is None or moment <= datetime(1970, 1, 2, tzinfo=UTC):
+        raise RefusedError("time")
+    return value
+
+
+def _json(row: Value, key: str) -> str | None:
+    """A field kept as JSON text, given as such or as an object."""
+    value = row.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise RefusedError("type")
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _fields(dataset: str) -> frozenset[str]:
+    return frozenset(field.name for field in fields(DATASETS[dataset]))
+
+
+# Keys of the other formats: a row that has one is not a bare prompt.
+_NOT_PROMPT = {"reply", "reply_a", "reply_b", "chosen", "rejected", "expected", "choice", "completion"}
+_NOT_PROMPT |= {"completions", "response", "label", "desirable", "messages", "output_1", "output_2"}
+
+KINDS: dict[str, Kind] = {
+    "demonstrations": Kind(
+        _fields("demonstrations"),
+        lambda row: "prompt" in row and "reply" in row and not {"expected", "desirable", "label"} & set(row),
+        demonstration,
+    ),
+    "preferences": Kind(
+        _fields("preferences"),
+        lambda row: "reply_a" in row or "reply_b" in row,
+        preference,
+    ),
+    "safety": Kind(_fields("safety"), lambda row: "prompt" in row and "expected" in row, safety),
+    "prompts": Kind(
+        _fields("prompts"),
+        lambda row: "prompt" in row and not _NOT_PROMPT & set(row),
+        prompt,
+    ),
+}

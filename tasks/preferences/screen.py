@@ -1,0 +1,336 @@
+"""Screen a file's bytes before anything else sees them, then parse each row with one parser.
+
+Parsers disagree about NaN, duplicate keys, surrogates and line ends, and one deeply nested row ends a process
+that lets a native parser loose on it; so rows are cut at b"\\n" alone and judged as bytes first.
+Every row comes out as exactly one of `Row` and `Refusal`, in bounded memory.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+RULE_VERSION = "1"  # of all rules a row can be refused by; raise it when one changes
+MAX_ROW_BYTES = 4 << 20
+MAX_DEPTH = 32
+MAX_DIGITS = 19  # what a 64-bit integer holds
+MAX_RATIO = 200  # of unpacked to packed bytes; text reaches about 10, a gzip bomb 1,000
+_RATIO_FROM = 16 << 20  # unpacked bytes below which the ratio says nothing
+_CHUNK = 1 << 16
+
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")  # tab, line feed, VT, FF and CR are text
+# Bidirectional overrides, zero-width characters, and tag characters that are not part of a flag.
+_HIDDEN = re.compile(
+    "[\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\],]', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
+_MAGIC = {
+    b"PK\x03\x04": ("archive_unsafe", "a zip archive (archives are not opened); unpack it and name its files"),
+    b"BZh": ("wrong_format", "compressed with bzip2; unpack it or use gzip"),
+    b"\xfd7zXZ": ("wrong_format", "compressed with xz; unpack it or use gzip"),
+    b"\x28\xb5\x2f\xfd": ("wrong_format", "compressed with zstd; unpack it or use gzip"),
+    b"\x1f\x8b": ("archive_unsafe", "gzip inside gzip; unpack it"),
+    b"\xff\xfe": ("wrong_encoding", "UTF-16 text; save it as UTF-8"),
+    b"\xfe\xff": ("wrong_encoding", "UTF-16 text; save it as UTF-8"),
+}
+
+
+class RefusedError(Exception):
+    """One row is refused; the argument is the reason code."""
+
+    @property
+    def reason(self) -> str:
+        return str(self.args[0])
+
+
+class BadFileError(ValueError):
+    """A file is refused whole: `path: reason_code: what is wrong; what to do`."""
+
+    def __init__(self, path: object, reason: str, message: str) -> None:
+        super().__init__(f"{path}: {reason}: {message}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Row:
+    line: int  # from 1; the element's number in a JSON array, the row's in parquet
+    byte_offset: int | None  # in the unpacked file; None where rows are not bytes (parquet, hub)
+    sha256: str  # of the row's bytes
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    line: int
+    byte_offset: int | None
+    sha256: str
+    reason: str
+    excerpt: str  # redacted
+    rule_version: str = RULE_VERSION
+
+
+def json_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:
+    """Yield the rows of a JSON Lines file, or of a file holding one JSON array; either may be gzipped.
+
+    Counts what was mended (BOM, CRLF, blank lines) in `warnings`. Raises BadFileError for a file refused whole.
+    """
+    with open_unpacked(path) as stream:
+        head = stream.peek(_CHUNK)
+        _sniff(path, head)
+        cut = _elements if re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", head) else _lines
+        number = 0
+        for number, (offset, raw, sha256) in enumerate(cut(path, stream, warnings), 1):
+            if raw is None:
+                yield Refusal(number, offset, sha256, "row_too_large", "")
+                continue
+            try:
+                yield Row(number, offset, sha256, parse(raw))
+            except RefusedError as refused:
+                yield Refusal(number, offset, sha256, refused.reason, redact(raw))
+    if number == 0:
+        raise BadFileError(path, "empty_file", "holds no row; remove it from the sources or fill it")
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Judge one row's bytes and parse them. Raises RefusedError with the reason code."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RefusedError("bad_encoding") from None
+    if _CONTROL.search(text):
+        raise RefusedError("control_char")
+    if _depth(raw) > MAX_DEPTH:
+        raise RefusedError("too_deep")
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            raise RefusedError("multiple_values") from None
+        # Only the last row of a file can lack its line end, so only it can have been cut.
+        raise RefusedError("malformed_json" if raw.endswith(b"\n") else "truncated_line") from None
+    if not isinstance(value, dict):
+        raise RefusedError("not_object")
+    if _HIDDEN.search(text.removeprefix("\ufeff")):
+        raise RefusedError("hidden_text")
+    if "\\u" in text:
+        check_text(value)
+    return value
+
+
+def check_text(value: Any) -> None:
+    """Refuse a parsed value that holds characters or numbers no row may hold. Raises RefusedError."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, str):
+            for pattern, reason in (
+                (_SURROGATE, "bad_unicode"),
+                (_CONTROL, "control_char"),
+                (_HIDDEN, "hidden_text"),
+            ):
+                if pattern.search(item):
+                    raise RefusedError(reason)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise RefusedError("non_finite")
+
+
+def redact(raw: bytes | str, length: int = 160) -> str:
+    """Keep the shape of the head of a row, not its words: letters become x, digits 0.
+
+    A key stays readable where it is followed by a colon, as in JSON.
+    """
+    text = raw if isinstance(raw, str) else raw[: 4 * length].decode("utf-8", "replace")
+    masked = re.sub(r'("[a-z_0-9]{1,20}"\s*:)|[^\W\d_]|\d', _mask, text[:length])
+    return masked.encode("ascii", "replace").decode()
+
+
+def _mask(match: re.Match[str]) -> str:
+    return match[1] or ("0" if match[0].isdigit() else "x")
+
+
+def open_unpacked(path: Path) -> io.BufferedReader:
+    """Open a file for reading, through gzip where its first bytes say so.
+
+    Raises FileNotFoundError; BadFileError for an empty file, and on reading for a gzip bomb or torn gzip.
+    """
+    if not path.is_file():
+        what = "is a folder; name a file in it" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}")
+    raw = path.open("rb")
+    head = raw.peek(2)[:2]
+    if not head:
+        raw.close()
+        raise BadFileError(path, "empty_file", "holds no byte; remove it from the sources or fill it")
+    return io.BufferedReader(_Gunzip(path, raw), _CHUNK) if head == b"\x1f\x8b" else raw
+
+
+class _Gunzip(io.RawIOBase):
+    """gzip that stops at a bomb and speaks of a torn file in one line."""
+
+    def __init__(self, path: Path, raw: BinaryIO) -> None:
+        self._path, self._raw, self._unpacked = path, raw, 0
+        self._gzip = gzip.GzipFile(fileobj=raw)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count = self._gzip.readinto(buffer)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise BadFileError(self._path, "archive_corrupt", f"torn gzip ({error}); fetch it again") from None
+        self._unpacked += count
+        if self._unpacked > max(_RATIO_FROM, MAX_RATIO * self._raw.tell()):
+            message = f"unpacks to more than {MAX_RATIO} times its size; unpack it by hand if it is trusted"
+            raise BadFileError(self._path, "archive_unsafe", message)
+        return count
+
+    def close(self) -> None:
+        self._gzip.close()
+        self._raw.close()
+        super().close()
+
+
+def _sniff(path: Path, head: bytes) -> None:
+    """Refuse a file whose first bytes say that it is not UTF-8 JSON."""
+    for magic, (reason, message) in _MAGIC.items():
+        if head.startswith(magic):
+            raise BadFileError(path, reason, message)
+    if head[257:262] == b"ustar":
+        raise BadFileError(
+            path, "archive_unsafe", "a tar archive (archives are not opened); unpack it and name its files"
+        )
+    if re.match(rb"\x80[\x02-\x05]", head):
+        raise BadFileError(path, "wrong_format", "a Python pickle, which is never read; export it as JSON Lines")
+    if head.count(0) > len(head) // 5:
+        raise BadFileError(path, "wrong_encoding", "UTF-16 or UTF-32 text; save it as UTF-8")
+    if head.strip() and not re.search(rb"(?:^|\n)(?:\xef\xbb\xbf)?\s*[{\[]", head):
+        raise BadFileError(
+            path, "wrong_format", "no line begins as JSON does; give JSON Lines, a JSON array or parquet"
+        )
+
+
+def _lines(path: Path, stream: io.BufferedReader, warnings: Counter[str]) -> Iterator[tuple[int, bytes | None, str]]:
+    """Cut at line feeds only. A row above the size limit is hashed and streamed past: its bytes are None."""
+    offset = 0
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        start, offset = offset, offset + len(line)
+        digest = hashlib.sha256(line)
+        if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+            while more := stream.readline(_CHUNK):
+                digest.update(more)
+                offset += len(more)
+                if more.endswith(b"\n"):
+                    break
+            yield start, None, digest.hexdigest()
+            continue
+        if start == 0 and line.startswith(b"\xef\xbb\xbf"):
+            warnings["bom_stripped"] += 1
+            line = line[3:]
+        if line.endswith(b"\r\n"):
+            warnings["crlf"] += 1
+        if line.isspace():
+            warnings["blank_line"] += 1
+            continue
+        yield start, line, digest.hexdigest()
+
+
+def _elements(path: Path, stream: io.BufferedReader, warnings: Counter[str]) -> Iterator[tuple[int, bytes | None, str]]:
+    """Cut one JSON array, however it is laid out, into its elements."""
+    buffer, start = stream.read(_CHUNK), 0
+    skip = buffer.index(b"[") + 1
+    buffer, start = buffer[skip:], skip
+    warnings["json_array"] += 1
+    while True:
+        end = _element_end(buffer)
+        while end is None and len(buffer) <= MAX_ROW_BYTES and (more := stream.read(len(buffer) + _CHUNK)):
+            buffer += more
+            end = _element_end(buffer)
+        if end is None and len(buffer) > MAX_ROW_BYTES:
+            raise BadFileError(
+                path, "row_too_large", f"the array element at byte {start} is above {MAX_ROW_BYTES} bytes"
+            )
+        raw = buffer[:end].strip()
+        if raw:
+            # The line end says that this element is whole.
+            yield start, raw + (b"" if end is None else b"\n"), hashlib.sha256(raw).hexdigest()
+        if end is None:
+            return
+        closed = buffer[end : end + 1] == b"]"
+        buffer, start = buffer[end + 1 :], start + end + 1
+        if closed:
+            if buffer.strip() or stream.read(_CHUNK).strip():
+                raise BadFileError(path, "wrong_format", f"text after the end of the JSON array at byte {start}")
+            return
+
+
+def _element_end(buffer: bytes) -> int | None:
+    """Where the element at the head of `buffer` ends (a comma or the array's bracket), if it is all there."""
+    depth = 0
+    for match in _TOKEN.finditer(buffer):
+        token = match[0]
+        if token == b'"':
+            return None  # a string that goes on beyond the buffer
+        if depth == 0 and token in b",]":
+            return match.start()
+        if token in b"{[":
+            depth += 1
+        elif token in b"}]":
+            depth -= 1
+    return None
+
+
+def _depth(raw: bytes) -> int:
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return 0  # cannot be deeper than it has brackets
+    depth = deepest = 0
+    for match in _BRACKETS.finditer(_STRING.sub(b"", raw)):
+        depth += 1 if match[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise RefusedError("duplicate_key")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > MAX_DIGITS:
+        raise RefusedError("number_range")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise RefusedError("non_finite")
+    return number
+
+
+def _constant(name: str) -> NoReturn:
+    raise RefusedError("non_finite")
+
+
+# The one parser. `strict=False` lets a raw tab, VT or FF stand in a string; `_CONTROL` has refused the others.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant, strict=False
+)

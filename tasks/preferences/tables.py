@@ -1,0 +1,71 @@
+"""Tables read and written piece by piece, so that memory does not grow with the data."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_BATCH = 5000
+
+
+def batches(folder: Path) -> Iterator[list[dict[str, Any]]]:
+    """The rows of every parquet file of a folder, in name order."""
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no parquet file; run the stage that writes it")
+    for path in paths:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(_BATCH):
+                yield batch.to_pylist()
+
+
+class Writer:
+    """One parquet file per name in a folder that is replaced whole; a name without rows gets an empty file."""
+
+    def __init__(self, folder: Path, columns: pa.Schema, names: Sequence[str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        self.counts = dict.fromkeys(names, 0)
+        self._columns = columns
+        self._pending: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        self._files = {
+            name: pq.ParquetWriter(folder / f"{name}.parquet", columns, compression="zstd", write_page_checksum=True)
+            for name in names
+        }
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        self.counts[name] += 1
+        self._pending[name].append(row)
+        if len(self._pending[name]) == _BATCH:
+            self._flush(name)
+
+    def close(self) -> None:
+        for name, file in self._files.items():
+            self._flush(name)
+            file.close()
+
+    def _flush(self, name: str) -> None:
+        self._files[name].write_table(pa.Table.from_pylist(self._pending[name], schema=self._columns))
+        self._pending[name] = []
+
+
+class Lengths:
+    """Lengths seen, and where they lie."""
+
+    def __init__(self) -> None:
+        self._values = array("l")
+
+    def add(self, value: int) -> None:
+        self._values.append(value)
+
+    def quantiles(self) -> dict[str, int]:
+        values = sorted(self._values)
+        if not values:
+            return {}
+        return {f"p{q}": values[min(len(values) - 1, len(values) * q // 100)] for q in (5, 50, 95, 99)} | {
+            "max": values[-1]
+        }

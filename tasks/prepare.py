@@ -1,0 +1,195 @@
+"""prepare: folds by prompt, and every text tokenised once.
+
+reads   data/raw
+writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs}
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from tasks.adapters import stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.preferences import tokens
+from tasks.preferences.folds import FOLDS, fold_of
+from tasks.preferences.tables import Lengths, Writer, batches
+from tasks.records import DATASETS, LABELS, PAIRS, Message, Preference, forget_environment, pair_row
+from tasks.rlhf.options import ModelOptions
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Row = dict[str, Any]
+
+
+class Params(stage.Params):
+    model: ModelOptions
+    judge_share: Share
+    dev_share: Share
+    test_share: Share
+    reply_room: Annotated[int, Field(gt=0)]  # tokens of model.max_length kept free after a prompt of `prompts`
+    long_prompts: Literal["drop", "truncate"]  # truncate: forget the oldest turns
+
+
+def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
+    shares = {"test": params.test_share, "dev": params.dev_share, "judge": params.judge_share}
+    if sum(shares.values()) >= 1:
+        raise ValueError(f"prepare: the shares {shares} add up to 1 or more: nothing is left to train on")
+    with tracker.phase("tokenizer"):
+        tokenizer, pad_added = _tokenizer(params.model, data / "raw/demonstrations", shares)
+        shutil.rmtree(data / "tokenizer", ignore_errors=True)
+        tokenizer.save_pretrained(data / "tokenizer")
+        forget_environment(data / "tokenizer")
+    work = Preparation(params, shares, tokens.Encoder(tokenizer))
+    with tracker.phase("tokenise"):
+        rows = {name: work.table(data, name) for name in TABLES}
+    for name in ("demonstrations", "prompts"):
+        if not all(rows[name].values()):
+            raise ValueError(
+                f"prepare: {name}: {rows[name]} rows are left, {dict(work.left_out[name])} are left out; give more "
+                "data, raise model.max_length or change the shares of prepare"
+            )
+    return {
+        "rows": rows,
+        "left_out": work.left_out,
+        "prompts_truncated": work.num_truncated,
+        "tokens": {name: lengths.quantiles() for name, lengths in work.lengths.items()},
+        "labels": work.labels,
+        "tokenizer": {"vocab_size": len(tokenizer), "pad_token_added": pad_added},
+    }
+
+
+def _tokenizer(model: ModelOptions, demonstrations: Path, shares: Mapping[str, float]) -> tuple[Any, bool]:
+    if model.base != "scratch":
+        return tokens.load(model.base, model.revision)
+    texts = (
+        text
+        for batch in batches(demonstrations)
+        for row in batch
+        if fold_of(row["cluster"], shares) == "train"
+        for text in (*(message["content"] for message in row["prompt"]), row["reply"])
+    )
+    return tokens.train(texts, model.vocab_size), False
+
+
+class LeftOut(Exception):  # noqa: N818 - like StopIteration: not an error
+    """A row that cannot be used; the argument is the reason it is counted under."""
+
+
+class Preparation:
+    """Turns canonical rows into tokenised ones, and counts what it leaves out and why."""
+
+    def __init__(self, params: Params, shares: Mapping[str, float], encoder: tokens.Encoder) -> None:
+        self.params, self.shares, self.encoder = params, shares, encoder
+        self.left_out: dict[str, Counter[str]] = {}
+        self.lengths: dict[str, Lengths] = {}  # of what is kept, in tokens
+        self.labels: Counter[str] = Counter()
+        self.num_truncated = 0
+
+    def table(self, data: Path, name: str) -> dict[str, int]:
+        """Write one prepared table; the rows of each of its files."""
+        raw, columns, convert = TABLES[name]
+        # Nothing but training may see a demonstration.
+        files = {"train": "rows"} if name == "demonstrations" else {fold: fold for fold in FOLDS}
+        left_out = self.left_out[name] = Counter()
+        writer = Writer(data / "prepared" / name, columns, list(files.values()))
+        for batch in batches(data / "raw" / raw):
+            self.encoder.remember(row[key] for row in batch for key in _REPLIES if row.get(key))
+            for row in batch:
+                fold = fold_of(row["cluster"], self.shares)
+                try:
+                    if fold not in files:
+                        raise LeftOut("other_fold")
+                    writer.add(files[fold], convert(self, row))
+                except LeftOut as reason:
+                    left_out[str(reason)] += 1
+        writer.close()
+        return writer.counts
+
+    def demonstration(self, row: Row) -> Row:
+        reply_ids = self.encoder.reply(row["reply"])
+        prompt, prompt_ids = self._fit(row["prompt"], len(reply_ids))
+        self._measure(demonstration_prompt=prompt_ids, demonstration_reply=reply_ids)
+        return row | {"prompt": prompt, "prompt_ids": prompt_ids, "reply_ids": reply_ids}
+
+    def prompt(self, row: Row) -> Row:
+        prompt, prompt_ids = self._fit(row["prompt"], self.params.reply_room)
+        self._measure(prompt=prompt_ids)
+        return row | {"prompt": prompt, "prompt_ids": prompt_ids}
+
+    def pair(self, row: Row) -> Row:
+        if row["choice"] not in LABELS:
+            raise LeftOut(row["choice"])
+        a_ids, b_ids = self.encoder.reply(row["reply_a"]), self.encoder.reply(row["reply_b"])
+        if a_ids == b_ids:
+            raise LeftOut("identical_after_tokenization")
+        prompt, prompt_ids = self._fit(row["prompt"], max(len(a_ids), len(b_ids)))
+        self._measure(pair_prompt=prompt_ids, pair_reply=a_ids)
+        self._measure(pair_reply=b_ids)
+        self.labels[row["choice"]] += 1
+        return pair_row(Preference(**row | {"prompt": prompt}), prompt_ids, a_ids, b_ids)
+
+    def _fit(self, prompt: list[Message], room: int) -> tuple[list[Message], list[int]]:
+        """The prompt and its ids, where `room` more tokens still fit into the model.
+
+        Only a prompt is ever cut, only between turns, and only where params ask for it.
+        """
+        ids = self.encoder.prompt(prompt)
+        shorter = prompt
+        while len(ids) + room > self.params.model.max_length:
+            shorter = without_oldest_turn(shorter) if self.params.long_prompts == "truncate" else []
+            if not shorter:
+                raise LeftOut("too_long")
+            ids = self.encoder.prompt(shorter)
+        self.num_truncated += shorter is not prompt
+        return shorter, ids
+
+    def _measure(self, **ids: list[int]) -> None:
+        for name, values in ids.items():
+            self.lengths.setdefault(name, Lengths()).add(len(values))
+
+
+def without_oldest_turn(prompt: list[Message]) -> list[Message]:
+    """A prompt less its oldest question and answer; nothing where only the last question is left."""
+    system = [message for message in prompt[:1] if message["role"] == "system"]
+    rest = prompt[len(system) + 2 :]
+    return system + rest if rest else []
+
+
+_SHARED = [(name, pa.string()) for name in ("id", "cluster", "source")]
+_PROMPT = [PAIRS.field("prompt"), PAIRS.field("prompt_ids")]
+_TEXT = pa.string()
+_REPLIES = ("reply", "reply_a", "reply_b")
+# name: (dataset it is made of, columns, how a row is converted)
+TABLES: dict[str, tuple[str, pa.Schema, Callable[[Preparation, Row], Row]]] = {
+    "demonstrations": (
+        "demonstrations",
+        pa.schema([*_SHARED, ("domain", _TEXT), ("reply", _TEXT), *_PROMPT, ("reply_ids", pa.list_(pa.int32()))]),
+        Preparation.demonstration,
+    ),
+    "prompts": (
+        "prompts",
+        pa.schema([*_SHARED, ("domain", _TEXT), ("verifier", _TEXT), *_PROMPT]),
+        Preparation.prompt,
+    ),
+    "safety": (
+        "safety",
+        pa.schema([*_SHARED, ("category", _TEXT), ("expected", _TEXT), *_PROMPT]),
+        Preparation.prompt,
+    ),
+    "pairs": ("preferences", PAIRS, Preparation.pair),
+}
+
+STAGE = stage.Stage(
+    "prepare",
+    Params,
+    run,
+    reads=tuple(f"raw/{name}" for name in DATASETS),
+    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES)),
+)
+
+if __name__ == "__main__":
+    stage.main(STAGE)

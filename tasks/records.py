@@ -1,0 +1,182 @@
+"""The canonical records: what a demonstration, a preference, a prompt and a safety item are.
+
+Every stage reads and writes these as parquet. A prompt is a list of messages `{role, content}`;
+a *reply* is the text that answers it, without template or special tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+CHOICES = ("a", "b", "tie", "both_bad", "unsure")
+ROLES = ("system", "user", "assistant")
+Choice = Literal["a", "b", "tie", "both_bad", "unsure"]
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """A prompt and a reply worth imitating."""
+
+    id: str
+    prompt: list[Message]
+    reply: str
+    source: str
+    domain: str
+    cluster: str  # rows of one cluster never stand on two sides of a split
+    licence: str | None = None
+    created_at: str | None = None  # RFC 3339 with zone; None where the source does not say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """One rater's comparison of two replies to one prompt."""
+
+    id: str
+    prompt: list[Message]
+    reply_a: str
+    reply_b: str
+    choice: str  # one of CHOICES
+    confidence: float  # 0..1, as the rater stated it; 1.0 where the source does not say
+    rater: str
+    source: str
+    domain: str
+    cluster: str
+    rubric: str | None = None  # "<id>@<sha256 prefix>" of the rubric the rater saw
+    created_at: str | None = None
+    scores: str | None = None  # JSON {objective: [score of a, score of b]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A prompt for rollouts; the verifier, where there is one, can check a reply by rule."""
+
+    id: str
+    prompt: list[Message]
+    domain: str
+    source: str
+    cluster: str
+    verifier: str | None = None  # JSON {"kind": exact|numeric|..., "answer": ...}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Safety:
+    """A prompt with the conduct it calls for."""
+
+    id: str
+    prompt: list[Message]
+    expected: str  # "decline" (with help offered) or "assist" (a harmless look-alike)
+    category: str
+    source: str
+    cluster: str
+    reply: str | None = None  # a model answer
+    created_at: str | None = None
+
+
+Record = Demonstration | Preference | Prompt | Safety
+DATASETS: dict[str, type[Record]] = {
+    "demonstrations": Demonstration,
+    "preferences": Preference,
+    "safety": Safety,
+    "prompts": Prompt,
+}
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_ARROW: dict[str, pa.DataType] = {"prompt": _MESSAGES, "confidence": pa.float64()}
+
+
+def schema(record: type[Record]) -> pa.Schema:
+    return pa.schema([(field.name, _ARROW.get(field.name, pa.string())) for field in fields(record)])
+
+
+def to_table(rows: Iterable[Record], record: type[Record]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(record))
+
+
+def from_table(table: pa.Table, record: type[Any]) -> list[Any]:
+    return [record(**row) for row in table.to_pylist()]
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write parquet whose pages carry checksums; `read_table` verifies them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read one parquet file, or every parquet file of a folder in name order."""
+    if path.is_dir():
+        parts = sorted(path.glob("*.parquet"))
+        if not parts:
+            raise FileNotFoundError(f"{path}: no parquet file in this folder; run the stage that writes it")
+        return pa.concat_tables([read_table(part) for part in parts])
+    return pq.read_table(path, page_checksum_verification=True)
+
+
+_IDS = pa.list_(pa.int32())
+PAIRS = pa.schema(  # comparisons ready for training: tokenised once
+    [
+        *((name, pa.string()) for name in ("id", "cluster", "domain", "source", "rater", "choice")),
+        ("prompt", _MESSAGES),
+        *((name, pa.string()) for name in ("reply_a", "reply_b")),
+        *((name, _IDS) for name in ("prompt_ids", "a_ids", "b_ids")),
+        ("label", pa.float64()),  # P(a is preferred)
+        ("weight", pa.float64()),
+        ("confidence", pa.float64()),
+        ("scores", pa.string()),  # JSON {objective: [score of a, score of b]}, where the source gives it
+    ]
+)
+LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}  # `unsure` carries no training signal
+
+
+def pair_row(row: Preference, prompt_ids: list[int], a_ids: list[int], b_ids: list[int]) -> dict[str, Any]:
+    """A row of the PAIRS schema; its weight is the rater's confidence."""
+    kept = {name: getattr(row, name) for name in PAIRS.names if hasattr(row, name)}
+    ids = {"prompt_ids": prompt_ids, "a_ids": a_ids, "b_ids": b_ids}
+    return {**kept, **ids, "label": LABELS[row.choice], "weight": row.confidence}
+
+
+def pair_table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=PAIRS)
+
+
+def prompt_key(prompt: list[Message]) -> str:
+    """The identity of a prompt, the same for every record that carries it."""
+    text = json.dumps([[m["role"], m["content"]] for m in prompt], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def row_id(*parts: object) -> str:
+    """A stable id from content, for sources that carry none."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of a file, or of a folder's sorted relative paths and file hashes."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: missing; run the stage that writes it (`dvc repro`)")
+    digest = hashlib.sha256()
+    for file_path in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file_path.relative_to(path).as_posix()}\0{content_hash(file_path)}\n".encode())
+    return digest.hexdigest()
+
+
+def forget_environment(tokenizer_folder: Path) -> None:
+    """Drop what transformers notes down of the environment (HF_HUB_OFFLINE), which would enter the folder's hash."""
+    path = tokenizer_folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.pop("local_files_only", None) is not None:
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,158 @@
+"""reward: fit a reward model to what people prefer; one ensemble member per call, `python -m tasks.reward 0`.
+
+reads   data/models/sft  data/tokenizer  data/prepared/{pairs/{train,dev},demonstrations}  data/collected/{train,dev}
+        data/raw/demonstrations (the canary's texts)
+writes  data/models/reward/<member>
+
+Where there are several members, each leaves out its own share of the prompts and is measured on it.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from tasks.adapters import stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.records import Message, read_table
+from tasks.rlhf.options import ModelOptions, RewardOptions
+
+if TYPE_CHECKING:
+    from tasks.rlhf.comparisons import Comparison
+    from tasks.rlhf.reward_model import RewardModel
+
+
+FOLDS = {"reward": "train", "judge": "judge"}  # section: the fold it learns from
+READS = ("models/sft", "tokenizer", "prepared/demonstrations", "raw/demonstrations")
+
+
+class FitParams(stage.Params, RewardOptions):
+    """What the sections `reward` and `judge` share."""
+
+    seed: int
+    model: ModelOptions
+
+
+class Params(FitParams):
+    members: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+def run(params: Params, data: Path, tracker: FileTracker, *, member: int) -> dict[str, Any]:
+    from tasks.rlhf import comparisons
+
+    def left_out(cluster: str) -> bool:
+        return len(params.members) > 1 and comparisons.left_out_by(cluster, params.members) == member
+
+    rows = comparisons.read_comparisons(params, *(data / table for table in tables("train")))
+    kept = [row for row in rows if not left_out(row.cluster)]
+    model, metrics = fit("reward", params, params.seed * 1000 + member, kept, data, tracker)
+    save(model, data, data / f"models/reward/{member}")
+    return metrics | {"left_out": quality(model, [row for row in rows if left_out(row.cluster)], params.seed)}
+
+
+def fit(
+    name: str, params: FitParams, seed: int, rows: "Sequence[Comparison]", data: Path, tracker: FileTracker
+) -> "tuple[RewardModel, dict[str, Any]]":
+    """A reward model trained on the rows, normalised on replies of the SFT policy; and what there is to say of it.
+
+    `name` is its section of the parameters. Raises ValueError where the canary fails.
+    """
+    from tasks.rlhf import canary, comparisons, dataset, length_bias, models, reward_model, train_reward
+
+    fold = FOLDS[name]
+    comparisons.check(rows, params, data / f"prepared/pairs/{fold}.parquet")
+    models.seed_everything(seed)
+    model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, params)
+    model.network = models.add_lora(model.network, params.model.lora, "SEQ_CLS")
+    learned = length_bias.balanced(rows) if params.length_bias == "balanced" else rows
+    model.network.train()
+    with tracker.phase("train"):
+        train_reward.train(model, model.network, learned, params, seed, tracker)
+    model.network.eval()
+    if params.length_bias == "residual":
+        length_bias.take_off(model, rows)
+    replies = dataset.read_sft_replies(data / f"collected/{fold}.parquet", data / "prepared/demonstrations")
+    reward_model.normalise(model, replies)
+    with tracker.phase("measure"):
+        tokenizer = models.load_tokenizer(data / "tokenizer")
+        planted = canary.plants(true_replies(data, canary.NUM_PLANTS), tokenizer, params.model.max_length, seed)
+        told = canary.check(model, planted, params.canary_share, name)
+        held_out = comparisons.read_comparisons(params, *(data / table for table in tables("dev")))
+        dev = quality(model, held_out, seed)
+    last = tracker.curve[max(tracker.curve)]
+    return model, {
+        "num_pairs": len(rows),
+        "num_learned": len(learned),  # less than num_pairs where `length_bias: balanced` cannot use a pair
+        "num_tied": sum(row.label == 0.5 for row in rows),
+        "train_accuracy": last["accuracy"],
+        "final_loss": last["loss"],
+        "final_score_size": last["score_size"],
+        "ties": model.ties or {},
+        "scale": model.scale,
+        "length_slope": model.length_slope,
+        "num_normalising_replies": len(replies),
+        "canary": told,
+        "dev": dev,
+    }
+
+
+def tables(fold: str) -> tuple[str, str]:
+    """The comparisons of a fold, under data/."""
+    return f"prepared/pairs/{fold}.parquet", f"collected/{fold}.parquet"
+
+
+def save(model: "RewardModel", data: Path, folder: Path) -> None:
+    from tasks.rlhf import models, reward_model
+
+    reward_model.save_reward(model, models.load_tokenizer(data / "tokenizer"), folder)
+
+
+def true_replies(data: Path, most: int) -> list[tuple[list[Message], str]]:
+    """Prompts and replies of the training fold's demonstrations, as text and as their source has them."""
+    from tasks.preferences.tables import batches
+
+    ids = read_table(data / "prepared/demonstrations").column("id").to_pylist()
+    wanted = set(ids[:: math.ceil(len(ids) / most)])
+    rows = (row for batch in batches(data / "raw/demonstrations") for row in batch)
+    return [(row["prompt"], row["reply"]) for row in rows if row["id"] in wanted]
+
+
+def quality(model: "RewardModel", rows: "Sequence[Comparison]", seed: int) -> dict[str, Any]:
+    """Accuracy on decided pairs that were not trained on, also of those that prefer the shorter reply; at most 2000."""
+    from tasks.evaluation import statistics
+    from tasks.rlhf import reward_quality
+
+    if not rows:
+        return {}
+    rows = rows[:: math.ceil(len(rows) / 2000)]
+    measured = reward_quality.measure(model, rows)
+
+    def share(chosen: Any) -> statistics.Interval | None:
+        clusters = [row.cluster for row, is_chosen in zip(rows, chosen, strict=True) if is_chosen]
+        return statistics.share(measured.right[chosen], clusters, seed=seed, num_resamples=1000)
+
+    return {
+        "accuracy": share(measured.decided),
+        "accuracy_longer_better": share(measured.leads > 0),
+        "accuracy_shorter_better": share(measured.leads < 0),
+        "length_correlation": measured.length_correlation,
+        "heads": measured.heads,
+    }
+
+
+def member_stage(member: int) -> stage.Stage:
+    return stage.Stage(
+        f"reward@{member}",
+        Params,
+        partial(run, member=member),
+        reads=(*READS, *tables("train"), *tables("dev")),
+        writes=(f"models/reward/{member}",),
+    )
+
+
+if __name__ == "__main__":
+    stage.main(member_stage(int(sys.argv[1])))

@@ -1,0 +1,94 @@
+"""Finding an algorithm by the name of its file: `preference/` learns from fixed pairs, `policy/` from rollouts.
+
+A preference algorithm defines `Config`, `NEEDS_REFERENCE` and `loss`, and `UNPAIRED = True` where its loop is
+train_on_feedback.py (replies judged one by one) instead of train_on_pairs.py; a policy algorithm `Config`,
+`NEEDS_CRITIC`, `NEEDS_KL`, `MIN_REPLIES` (to a prompt), `advantages` and `loss` (and `value_loss` with a critic).
+There is no registry: a new file is a new algorithm.
+"""
+
+import importlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tasks.rlhf.options import CriticOptions, PreferenceOptions, RolloutOptions
+
+FAMILIES = ("preference", "policy")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    name: str
+    family: str
+    module: ModuleType
+    config: Any  # the module's Config
+    options: Any  # the Options of the family's loop
+
+    @property
+    def unpaired(self) -> bool:
+        return bool(getattr(self.module, "UNPAIRED", False))
+
+
+def find(name: str) -> tuple[str, Path]:
+    """(family, file) of an algorithm; ValueError lists the known ones."""
+    here = Path(__file__).parent
+    for family in FAMILIES:
+        file = here / family / f"{name}.py"
+        if file.is_file() and name != "__init__":
+            return family, file
+    raise ValueError(f"params.yaml: align.algorithm = {name!r}: no such file; known: {', '.join(sorted(known()))}")
+
+
+def known() -> set[str]:
+    """The names of all algorithms."""
+    return {file.stem for family in FAMILIES for file in (Path(__file__).parent / family).glob("[a-z]*.py")}
+
+
+def load(name: str, section: dict[str, Any]) -> Algorithm:
+    """The algorithm with its section of the parameters split into its own Config and its loop's Options.
+
+    A key that neither knows, or a value of the wrong kind, is a ValueError naming `align.<name>.<key>`.
+    """
+    family, _ = find(name)
+    module = importlib.import_module(f"tasks.rlhf.{family}.{name}")
+    own = {field.name for field in fields(module.Config)}
+    config = _parse(module.Config, {k: v for k, v in section.items() if k in own}, name)
+    options = _parse(_loop_options(family, module), {k: v for k, v in section.items() if k not in own}, name)
+    if family == "policy":
+        _check_needs(module, options, name)
+    return Algorithm(name, family, module, config, options)
+
+
+def _loop_options(family: str, module: ModuleType) -> type[Any]:
+    if family == "preference":
+        return PreferenceOptions
+    return CriticOptions if module.NEEDS_CRITIC else RolloutOptions
+
+
+def _check_needs(module: ModuleType, options: RolloutOptions, name: str) -> None:
+    if options.replies_per_prompt < module.MIN_REPLIES:
+        raise ValueError(
+            f"params.yaml: align.{name}.replies_per_prompt = {options.replies_per_prompt}: {name} compares replies to "
+            f"the same prompt; give at least {module.MIN_REPLIES}"
+        )
+    if module.NEEDS_KL and not options.kl:
+        raise ValueError(f"params.yaml: align.{name}.kl = off: {name} learns only through its KL term; remove it")
+
+
+def _parse(kind: type[Any], values: dict[str, Any], name: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False):
+            key = ".".join(["align", name, *(str(part) for part in problem["loc"])])
+            if problem["type"] == "value_error":  # of keys that contradict each other: the message names them
+                lines.append(f"params.yaml: {key}.{problem['ctx']['error']}")
+                continue
+            unknown = problem["type"] == "extra_forbidden"
+            value = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
+            lines.append(f"params.yaml: {key}{value}: {'unknown key' if unknown else problem['msg']}")
+        raise ValueError("\n".join(lines)) from None

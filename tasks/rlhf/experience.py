@@ -1,0 +1,130 @@
+"""Experience: replies sampled from the policy, scored, and measured under the policy, the reference and the critic."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.rlhf.advantages import kl_k1, kl_k3
+from tasks.rlhf.batch import Example, Prompt, Rollout, ScorePart, token_batches
+from tasks.rlhf.logprobs import pad_by_row
+from tasks.rlhf.options import RolloutOptions
+from tasks.rlhf.rollout import sample
+
+Score = Callable[[Sequence[Example], Sequence[Prompt]], Mapping[str, ScorePart]]  # each example's prompt; parts by name
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Everything that takes part in a run."""
+
+    policy: Any
+    algorithm: ModuleType
+    config: Any
+    critic: Any | None  # models.Critic, where the algorithm needs one
+    reference_logprobs: Callable[[Sequence[Example]], Tensor]  # [N], of the frozen reference
+    score: Score
+    eos_id: int
+    pad_id: int
+    max_new_tokens: int
+
+
+@torch.no_grad()
+def collect(
+    learner: Learner, prompts: Sequence[Prompt], options: RolloutOptions, seed: int
+) -> tuple[Rollout, dict[str, float]]:
+    """Sample `replies_per_prompt` replies to each prompt, score them, and measure them."""
+    asked = [prompt for prompt in prompts for _ in range(options.replies_per_prompt)]
+    replies = sample(
+        learner.policy,
+        [prompt.ids for prompt in asked],
+        max_new_tokens=learner.max_new_tokens,
+        temperature=options.temperature,
+        seed=seed,
+        eos_id=learner.eos_id,
+        pad_id=learner.pad_id,
+    )
+    examples = [Example(prompt.ids, reply.ids) for prompt, reply in zip(asked, replies, strict=True)]
+    finished_B = np.array([reply.finished for reply in replies])
+    logprobs_BT = pad_by_row(torch.tensor([lp for reply in replies for lp in reply.logprobs]), examples)
+    sizes_B = np.array([len(reply.ids) for reply in replies])
+    parts = learner.score(examples, asked)
+    scores_B, metrics = total_score(parts)
+    penalties = _penalties(finished_B, sizes_B, options)
+    budget = options.micro_batch_tokens
+    rollout = Rollout(
+        examples=examples,
+        prompt_B=torch.arange(len(prompts)).repeat_interleave(options.replies_per_prompt),
+        reply_mask_BT=torch.arange(logprobs_BT.shape[1])[None] < torch.from_numpy(sizes_B)[:, None],
+        logprobs_BT=logprobs_BT,
+        reference_BT=_measured(learner.reference_logprobs, examples, budget),
+        scores_B=torch.from_numpy(scores_B - sum(penalties.values())).float(),
+        values_BT=None if learner.critic is None else _measured(learner.critic, examples, budget),
+        kl_scale_B=torch.tensor([options.kl_by_domain.get(prompt.domain, 1.0) for prompt in asked]),
+        max_new_tokens=learner.max_new_tokens,
+    )
+    metrics |= {name: float(penalty_B.mean()) for name, penalty_B in penalties.items()}
+    metrics |= {"reply_length": float(sizes_B.mean()), "finished": float(finished_B.mean())}
+    return rollout, metrics | _divergence(rollout)
+
+
+def total_score(parts: Mapping[str, ScorePart]) -> tuple[np.ndarray, dict[str, float]]:
+    """The weighted sum of the parts, float64 [B], and its mean, with that of each part.
+
+    A part that cannot score a reply adds nothing to it; where no part can, the sum is NaN. A learned part that gives
+    NaN is an error, and so is a rollout that nothing can score.
+    """
+    for name, part in parts.items():
+        if part.learned and not np.isfinite(part.values_B).all():
+            raise ValueError(
+                f"align: the reward model gave a score that is not a number (`{name}`); train it again (`reward.lr`)"
+            )
+    weighted = np.stack([part.weight * part.values_B for part in parts.values()])
+    unscorable_B = np.all(np.isnan(weighted), axis=0)
+    if unscorable_B.all():
+        raise ValueError(
+            f"align: none of {len(unscorable_B)} replies could be scored by {', '.join(parts)}; check that the prompts "
+            "carry what these need (`verifier` in data/prepared/prompts/train.parquet)"
+        )
+    total_B = np.where(unscorable_B, np.nan, np.nansum(weighted, 0))
+    metrics = {"score": float(np.nanmean(total_B)), "unscorable": float(unscorable_B.sum())}
+    if len(parts) > 1:
+        metrics |= {f"score_{name}": _mean_of_known(part.values_B) for name, part in parts.items()}
+    learned = [part.weight * part.values_B for part in parts.values() if part.learned]
+    return total_B, metrics | ({"learned_score": float(np.mean(np.sum(learned, 0)))} if learned else {})
+
+
+def _penalties(finished_B: np.ndarray, sizes_B: np.ndarray, options: RolloutOptions) -> dict[str, np.ndarray]:
+    """What is taken off the score, by the name of its option."""
+    penalties = {
+        "missing_eos_penalty": options.missing_eos_penalty * ~finished_B,
+        "length_penalty": options.length_penalty * sizes_B,
+    }
+    return {name: penalty_B for name, penalty_B in penalties.items() if getattr(options, name) > 0}
+
+
+def _mean_of_known(values_B: np.ndarray) -> float:
+    known = values_B[~np.isnan(values_B)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _divergence(rollout: Rollout) -> dict[str, float]:
+    """KL(policy || reference) in nats per reply, by the estimators k1 and k3."""
+    pair = rollout.logprobs_BT, rollout.reference_BT
+    return {
+        "kl": float((kl_k1(*pair) * rollout.reply_mask_BT).sum(1).mean()),
+        "kl_k3": float((kl_k3(*pair) * rollout.reply_mask_BT).sum(1).mean()),
+    }
+
+
+def _measured(measure: Callable[[Sequence[Example]], Tensor], examples: Sequence[Example], budget: int) -> Tensor:
+    """[B, T] of what `measure` gives per reply token, in batches of similar length."""
+    out_BT = torch.zeros(len(examples), max(len(e.reply_ids) for e in examples))
+    for index in token_batches([e.length for e in examples], budget, np.random.default_rng(0)):
+        batch = [examples[i] for i in index]
+        out_BT[index] = pad_by_row(measure(batch), batch, out_BT.shape[1]).cpu().float()
+    return out_BT

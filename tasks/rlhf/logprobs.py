@@ -1,0 +1,109 @@
+"""Log-probabilities of replies: LM head on reply positions only, softmax in fp32, logits in chunks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tasks.rlhf.batch import Example, pad_right, token_batches
+
+# Rows of logits held at once. One chunk of fp32 logits over a vocabulary of 150k is then about 0.6 GB.
+CHUNK = 1024
+# Logits in a chunk beyond which they are recomputed in the backward pass: those of a large vocabulary would
+# dominate memory.
+RECOMPUTE_ABOVE = 2**25
+
+
+def token_logprobs(model: Any, examples: Sequence[Example], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies of all reply tokens, end to end over the rows: two float32 [N], in nats.
+
+    The policy measured is softmax(logits / temperature), the one that sampled (no top-k, no top-p).
+    """
+    hidden_ND, targets_N = reply_states(model, examples)
+    head = model.get_output_embeddings()
+    pieces = [
+        _chunk(head, hidden_ND[i : i + CHUNK], targets_N[i : i + CHUNK], temperature)
+        for i in range(0, len(targets_N), CHUNK)
+    ]
+    return torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces])
+
+
+def sum_by_row(values_N: Tensor, examples: Sequence[Example]) -> Tensor:
+    """[N] -> [B]: sums over each row's reply tokens."""
+    sizes_B = torch.tensor([len(e.reply_ids) for e in examples], device=values_N.device)
+    rows_N = torch.repeat_interleave(torch.arange(len(examples), device=values_N.device), sizes_B)
+    return torch.zeros(len(examples), device=values_N.device, dtype=values_N.dtype).index_add(0, rows_N, values_N)
+
+
+def pad_by_row(values_N: Tensor, examples: Sequence[Example], width: int | None = None) -> Tensor:
+    """[N] -> [B, T], padded right with 0 to `width` or the longest reply."""
+    sizes = [len(e.reply_ids) for e in examples]
+    padded = torch.nn.utils.rnn.pad_sequence(list(values_N.split(sizes)), batch_first=True)
+    missing = (width or padded.shape[1]) - padded.shape[1]
+    return torch.nn.functional.pad(padded, (0, missing)) if missing else padded
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model itself, with any adapters in place inside it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@torch.no_grad()
+def reply_logprobs(
+    model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    reply_ids: Sequence[Sequence[int]],
+    temperature: float = 1.0,
+    batch_tokens: int = 8192,
+) -> list[np.ndarray]:
+    """Per-token log-probs of each reply, float32, in the order given."""
+    examples = [Example(p, r) for p, r in zip(prompt_ids, reply_ids, strict=True)]
+    out: list[np.ndarray] = [np.empty(0, np.float32)] * len(examples)
+    for rows in token_batches([e.length for e in examples], batch_tokens, np.random.default_rng(0)):
+        batch = [examples[i] for i in rows]
+        logprobs_N, _ = token_logprobs(model, batch, temperature)
+        pieces = logprobs_N.cpu().split([len(e.reply_ids) for e in batch])
+        for i, piece in zip(rows, pieces, strict=True):
+            out[i] = piece.numpy()
+    return out
+
+
+@torch.no_grad()
+def reply_sums(
+    logprobs: Callable[[Sequence[Example]], Tensor], examples: Sequence[Example], batch_tokens: int = 16384
+) -> np.ndarray:
+    """log p of each reply, in nats, float64 [B], in the order given; `logprobs` measures a batch: [N]."""
+    out = np.empty(len(examples))
+    for rows in token_batches([e.length for e in examples], batch_tokens, np.random.default_rng(0)):
+        batch = [examples[i] for i in rows]
+        out[rows] = sum_by_row(logprobs(batch), batch).cpu().numpy()
+    return out
+
+
+def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Hidden states that predict the reply tokens, [N, D], and those tokens, [N]."""
+    model = unwrapped(model)
+    ids = pad_right([[*e.prompt_ids, *e.reply_ids] for e in examples], model.config.pad_token_id)
+    positions = np.concatenate(
+        [row * ids.shape[1] + np.arange(len(e.prompt_ids) - 1, e.length - 1) for row, e in enumerate(examples)]
+    )
+    flat_N, ids = torch.from_numpy(positions).to(model.device), ids.to(model.device)
+    # Padding stands on the right and attention is causal: no reply token can see it, no mask is needed.
+    hidden_BLD = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1]).index_select(0, flat_N)
+    return hidden_ND, ids.reshape(-1).index_select(0, flat_N + 1)
+
+
+def _chunk(head: Any, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def compute(hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
+        logits_NV = head(hidden_ND).float() / temperature
+        logps_NV = torch.log_softmax(logits_NV, dim=-1)
+        entropy_N = -(logps_NV.exp() * logps_NV).sum(-1)
+        return logps_NV.gather(1, targets_N[:, None]).squeeze(1), entropy_N
+
+    if torch.is_grad_enabled() and hidden_ND.shape[0] * head.out_features > RECOMPUTE_ABOVE:
+        return checkpoint(compute, hidden_ND, use_reentrant=False)  # type: ignore[no-any-return]
+    return compute(hidden_ND)

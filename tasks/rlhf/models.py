@@ -1,0 +1,159 @@
+"""Models as plain transformers folders: building, loading, saving. Reward models: reward_model.py.
+
+Whatever was trained with adapters is merged before it is saved, so every folder loads with
+`from_pretrained` alone.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.records import forget_environment
+from tasks.rlhf.batch import Example
+from tasks.rlhf.logprobs import reply_states
+from tasks.rlhf.options import LoraOptions, ModelOptions
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    # torch.use_deterministic_algorithms says the same but imports the compiler first: 1.5 s for every stage.
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
+    if threads := os.environ.get("PLUMBLINE_THREADS"):
+        torch.set_num_threads(int(threads))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(existing(folder))
+
+
+def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
+    """The model everything starts from: a new tiny Llama, a local folder, or a pinned model of the hub."""
+    if params.base == "scratch":
+        return _scratch(params, tokenizer, seed).to(device())
+    from transformers import AutoModelForCausalLM
+
+    local = Path(params.base).is_dir()
+    if not local and params.revision is None:
+        raise ValueError(
+            f"params.yaml: model.base = {params.base!r} is no local folder, and model.revision is null: "
+            "give the path of an existing folder, or pin the hub model by its commit"
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        params.base, revision=None if local else params.revision, dtype=getattr(torch, params.dtype)
+    )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return _settle(model, tokenizer).to(device())
+
+
+def load_policy(folder: Path, dtype: str = "float32") -> Any:
+    """A causal language model in eval mode."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(existing(folder), dtype=getattr(torch, dtype))
+    return model.to(device()).eval()
+
+
+def add_lora(model: Any, params: LoraOptions | None, task: str = "CAUSAL_LM") -> Any:
+    """The model with fresh adapters on every linear layer of its body; the model itself without `params`."""
+    if params is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=params.rank,
+        lora_alpha=params.alpha,
+        lora_dropout=params.dropout,
+        target_modules="all-linear",
+        task_type=task,
+        modules_to_save=["score"] if task == "SEQ_CLS" else None,
+    )
+    return get_peft_model(model, config)
+
+
+def disable_dropout(model: Any) -> None:
+    """Switch off the body's own dropout, in place; adapters keep the one they were given.
+
+    With it a policy that is still its reference would differ from it by noise.
+    """
+    for name, module in model.named_modules():
+        if "lora_" not in name:
+            for key, value in vars(module).items():
+                if isinstance(value, float) and ("dropout" in key or isinstance(module, torch.nn.Dropout)):
+                    setattr(module, key, 0.0)
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights (adapters merged), configuration and tokenizer to `folder`."""
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    forget_environment(folder)
+
+
+class Critic(torch.nn.Module):
+    """State values of reply tokens: the body of a language model under a scalar head that starts at zero."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.head = torch.nn.Linear(model.config.hidden_size, 1, dtype=torch.float32, device=model.device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+
+    def forward(self, examples: Sequence[Example]) -> Tensor:
+        """Values before each reply token, end to end over the rows: float32 [N]."""
+        hidden_ND, _ = reply_states(self.model, examples)
+        values_N: Tensor = self.head(hidden_ND.float()).squeeze(-1)
+        return values_N
+
+
+def _scratch(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if params.hidden_size % params.num_heads:
+        raise ValueError(
+            f"params.yaml: model.hidden_size = {params.hidden_size} is not a multiple of "
+            f"model.num_heads = {params.num_heads}"
+        )
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=params.hidden_size,
+        intermediate_size=params.intermediate_size,
+        num_hidden_layers=params.num_layers,
+        num_attention_heads=params.num_heads,
+        max_position_embeddings=params.max_length,
+        tie_word_embeddings=True,
+        dtype=params.dtype,
+    )
+    return _settle(LlamaForCausalLM(config).to(getattr(torch, params.dtype)), tokenizer)
+
+
+def _settle(model: Any, tokenizer: Any) -> Any:
+    """Make model and tokenizer agree on the special tokens, and generation plain sampling."""
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ValueError("data/tokenizer: pad and eos must be two tokens, or the policy never learns to stop")
+    for config in (model.config, model.generation_config):
+        config.pad_token_id = tokenizer.pad_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.bos_token_id = tokenizer.bos_token_id
+    return model
+
+
+def existing(folder: Path) -> Path:
+    if not (folder / "config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no model there; run the stage that writes it (`dvc repro`)")
+    return folder

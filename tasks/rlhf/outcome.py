@@ -1,0 +1,73 @@
+"""Outcome reward model: P(the final answer of a reply is right), read at its last token. Cobbe 2021, arXiv:2110.14168.
+
+Pointwise: rows are single replies with a verdict, not comparisons. Scores are raw log-odds; `sigmoid` of them is the
+probability.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from tasks.rlhf.batch import Example, LossOutput, Tracker
+from tasks.rlhf.options import DatasetOptions
+from tasks.rlhf.reward_model import RewardModel, score_examples
+from tasks.rlhf.train_on_dataset import train_on_dataset
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A reply and whether its final answer is right."""
+
+    example: Example
+    correct: bool
+    weight: float = 1.0
+
+    @property
+    def length(self) -> int:
+        return self.example.length
+
+
+def loss(score_B: Tensor, correct_B: Tensor) -> LossOutput:
+    """Binary cross-entropy of sigmoid(score) against the verdict.
+
+    Hand-worked: score 1, right: -ln sigmoid(1) = 0.313262; wrong: -ln sigmoid(-1) = 1.313262.
+    """
+    loss_B = -torch.where(correct_B, logsigmoid(score_B), logsigmoid(-score_B))
+    return LossOutput(loss_B, {"accuracy": ((score_B.detach() > 0) == correct_B).float()})
+
+
+def train(
+    model: RewardModel, network: Any, rows: Sequence[Verdict], options: DatasetOptions, seed: int, tracker: Tracker
+) -> None:
+    """Fit `network`, the trainable form of `model.network`, to the verdicts. In place.
+
+    Raises ValueError where all verdicts are alike: nothing can be told apart.
+    """
+    if len({row.correct for row in rows}) < 2:
+        raise ValueError(f"outcome: all {len(rows)} verdicts are alike; it takes right and wrong answers to learn")
+
+    def row_loss(batch: list[Verdict]) -> LossOutput:
+        score_B = model.forward([row.example for row in batch])
+        return loss(score_B, torch.tensor([row.correct for row in batch], device=score_B.device))
+
+    train_on_dataset(network, rows, row_loss, lambda row: row.weight, options, seed, tracker)
+
+
+def measure(model: RewardModel, rows: Sequence[Verdict]) -> dict[str, float | None]:
+    """Accuracy at probability 1/2; `auc`: the chance that a right reply scores above a wrong one, a tie half.
+
+    The AUC is None where all verdicts are alike.
+    """
+    scores = score_examples(model, [row.example for row in rows])
+    correct = np.array([row.correct for row in rows])
+    right, wrong = scores[correct], np.sort(scores[~correct])
+    auc = None
+    if len(right) and len(wrong):
+        below = [np.searchsorted(wrong, right, side) for side in ("left", "right")]
+        auc = float(np.mean(below) / len(wrong))
+    return {"accuracy": float(((scores > 0) == correct).mean()), "auc": auc}

@@ -1,0 +1,197 @@
+"""Process reward model: P(a step is right), read at the step's last token. Lightman 2023, arXiv:2305.20050.
+
+A step ends where SEPARATOR does: at the token that holds the line break, and the last step at the reply's last token
+(its EOS). Blank lines belong to the step before them. Scores are raw log-odds.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.rlhf import outcome
+from tasks.rlhf.batch import Example, LossOutput, Tracker, token_batches
+from tasks.rlhf.options import DatasetOptions
+from tasks.rlhf.reward_model import RewardModel
+from tasks.rlhf.train_on_dataset import train_on_dataset
+
+SEPARATOR = "\n"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A reply in steps: where each ends (position in the reply), and whether it is right (None: nobody said)."""
+
+    example: Example
+    ends: Sequence[int]
+    labels: Sequence[bool | None]
+    correct: bool | None = None  # whether the final answer is right
+
+    def __post_init__(self) -> None:
+        if len(self.ends) != len(self.labels):
+            raise ValueError(
+                f"process: a reply has {len(self.ends)} steps (lines) and {len(self.labels)} labels; each line needs "
+                "one, null where it is not labelled"
+            )
+
+    @property
+    def length(self) -> int:
+        return self.example.length
+
+    @property
+    def num_labelled(self) -> int:
+        return sum(label is not None for label in self.labels)
+
+
+def separator_ids(tokenizer: Any, separator: str = SEPARATOR) -> frozenset[int]:
+    """The tokens that hold a line break, alone or merged with what stands before it."""
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    return frozenset(i for i, text in enumerate(texts) if separator in text)
+
+
+def step_ends(reply_ids: Sequence[int], separators: Collection[int], eos_id: int) -> list[int]:
+    """Position of each step's last token; a reply without content is one step."""
+    ends: list[int] = []
+    inside = False
+    for position, token in enumerate(reply_ids):
+        if token not in separators and token != eos_id:
+            inside = True
+        elif inside:
+            ends.append(position)
+            inside = False
+        elif ends:
+            ends[-1] = position
+    return ends if ends and not inside else [*ends, len(reply_ids) - 1]
+
+
+def forward(model: RewardModel, rows: Sequence[Solution]) -> Tensor:
+    """Raw scores of all steps, end to end over the rows: float32 [S]."""
+    hidden_BLD = model.hidden_states([row.example for row in rows])
+    row_S = [number for number, row in enumerate(rows) for _ in row.ends]
+    position_S = [len(row.example.prompt_ids) + end for row in rows for end in row.ends]
+    scores_S: Tensor = model.read(hidden_BLD[row_S, position_S])[:, 0]
+    return scores_S
+
+
+def train(
+    model: RewardModel, network: Any, rows: Sequence[Solution], options: DatasetOptions, seed: int, tracker: Tracker
+) -> None:
+    """Fit `network`, the trainable form of `model.network`, to the labels: cross-entropy per labelled step. In place.
+
+    Raises ValueError where all labels are alike.
+    """
+    labelled = [row for row in rows if row.num_labelled]
+    if len({label for row in labelled for label in row.labels if label is not None}) < 2:
+        raise ValueError(f"process: the labels of {len(rows)} replies are all alike; it takes right and wrong steps")
+
+    def loss(batch: list[Solution]) -> LossOutput:
+        score_S = forward(model, batch)
+        known_S = torch.tensor([label is not None for row in batch for label in row.labels], device=score_S.device)
+        right_S = torch.tensor([bool(label) for row in batch for label in row.labels], device=score_S.device)
+        steps = outcome.loss(score_S, right_S)
+        return LossOutput(
+            _row_means(steps.loss_B, known_S, batch),
+            {"step_accuracy": _row_means(steps.metrics["accuracy"], known_S, batch)},
+        )
+
+    train_on_dataset(network, labelled, loss, lambda row: row.num_labelled, options, seed, tracker)
+
+
+def _row_means(values_S: Tensor, known_S: Tensor, rows: Sequence[Solution]) -> Tensor:
+    """Means over each row's labelled steps, [B]."""
+    sizes = [len(row.ends) for row in rows]
+    pieces = zip(values_S.split(sizes), known_S.split(sizes), strict=True)
+    return torch.stack([(values * known).sum() / known.sum() for values, known in pieces])
+
+
+@torch.no_grad()
+def step_probabilities(model: RewardModel, rows: Sequence[Solution], batch_tokens: int = 2048) -> list[np.ndarray]:
+    """P(right) of each step, a float64 array per row."""
+    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    for index in token_batches([row.length for row in rows], batch_tokens, np.random.default_rng(0)):
+        batch = [rows[i] for i in index]
+        scores = torch.sigmoid(forward(model, batch).double()).cpu().split([len(row.ends) for row in batch])
+        for i, row_scores in zip(index, scores, strict=True):
+            found[i] = row_scores.numpy()
+    return found
+
+
+def reply_score(steps: np.ndarray, how: str) -> float:
+    """One number for ranking replies: `min` of the steps' probabilities, their `product`, or the `last` one."""
+    known = {"min": steps.min(), "product": steps.prod(), "last": steps[-1]}
+    if how not in known:
+        raise ValueError(f"process: {how!r} is no way to rank replies; known: {', '.join(known)}")
+    return float(known[how])
+
+
+def measure(probabilities: Sequence[np.ndarray], rows: Sequence[Solution]) -> dict[str, float | None]:
+    """How well steps are judged; None where no row can say.
+
+    `step_accuracy`: labelled steps told right at probability 1/2. `first_error_accuracy`: of the replies with a bad
+    step, those whose first one is the first that the model calls bad; `clean_accuracy`: of those without, the ones
+    in which it calls none bad (Zheng 2024, arXiv:2412.06559). `lucky_guess_rate`: of the replies with the right
+    answer, those with a bad step; `lucky_guess_found`: of these, the ones in which the model calls a step bad.
+    """
+    steps = [
+        (p > 0.5) == label
+        for values, row in zip(probabilities, rows, strict=True)
+        for p, label in zip(values, row.labels, strict=True)
+        if label is not None
+    ]
+    first: list[bool] = []
+    clean: list[bool] = []
+    lucky: list[bool] = []
+    found: list[bool] = []
+    for values, row in zip(probabilities, rows, strict=True):
+        true = _first_bad([label is False for label in row.labels])
+        called = _first_bad((values <= 0.5).tolist())
+        # Up to the first error (or throughout) somebody has to have looked.
+        if None not in row.labels[: len(row.labels) if true is None else true]:
+            (clean if true is None else first).append(called == true)
+        if row.correct and None not in row.labels:
+            lucky.append(true is not None)
+            if true is not None:
+                found.append(called is not None)
+    return {
+        "step_accuracy": _mean(steps),
+        "first_error_accuracy": _mean(first),
+        "clean_accuracy": _mean(clean),
+        "lucky_guess_rate": _mean(lucky),
+        "lucky_guess_found": _mean(found),
+    }
+
+
+def _first_bad(bad: Sequence[bool]) -> int | None:
+    return next((position for position, is_bad in enumerate(bad) if is_bad), None)
+
+
+def _mean(values: Sequence[bool]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def place_on_steps(scores: Sequence[Sequence[float]], ends: Sequence[Sequence[int]], width: int) -> Tensor:
+    """Rewards [B, width] over reply tokens: each step's score on the step's last token, 0 elsewhere; for GAE."""
+    rewards_BT = torch.zeros(len(ends), width)
+    for row, (values, places) in enumerate(zip(scores, ends, strict=True)):
+        rewards_BT[row, torch.tensor(places)] = torch.tensor(values, dtype=rewards_BT.dtype)
+    return rewards_BT
+
+
+def group_advantages(rewards_BT: Tensor, step_mask_BT: Tensor, mask_BT: Tensor, group_size: int) -> Tensor:
+    """GRPO on steps: [B, T]. A token's advantage is the sum of the normalised scores of its own and later steps.
+
+    Scores are normalised over all steps of the `group_size` neighbouring replies to one prompt (biased standard
+    deviation + 1e-4; no spread: 0). Shao 2024, arXiv:2402.03300, section 4.1.3. `step_mask_BT` is True on the last
+    token of each step.
+    """
+    advantages_BT = torch.zeros_like(rewards_BT)
+    for start in range(0, len(rewards_BT), group_size):
+        rows = slice(start, start + group_size)
+        scores = rewards_BT[rows][step_mask_BT[rows]]
+        spread = scores.std(correction=0)
+        normal_GT = (rewards_BT[rows] - scores.mean()) / (spread + 1e-4) * step_mask_BT[rows] * (spread > 0)
+        advantages_BT[rows] = normal_GT.flip(1).cumsum(1).flip(1)
+    return advantages_BT * mask_BT

@@ -1,0 +1,150 @@
+"""The reward model: a score for a reply, its scale, and its folder (weights and reward.json).
+
+tasks/adapters/reward_model.py says the same computation again, for machines without this project.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.rlhf.batch import Example, pad_right, token_batches
+from tasks.rlhf.logprobs import unwrapped
+from tasks.rlhf.models import device, existing, save
+from tasks.rlhf.options import CHOICE, ScoreOptions
+
+REWARD_FILE = "reward.json"
+PLAIN = ScoreOptions()
+
+
+@dataclass
+class RewardModel:
+    """A scalar score for a reply, r(prompt, reply): the weighted sum of the heads, less the part that is length.
+
+    The network's heads already carry 1 / scale, as do `bound` and `length_slope`; what they give, less `shift`, is
+    the *normalised* score: mean 0 and standard deviation 1 over replies of the SFT policy. Margins of the *raw*
+    score, which Bradley-Terry calibrates, are `scale` times the normalised ones.
+    """
+
+    network: Any  # transformers sequence classifier, a label per head
+    shift: float = 0.0
+    scale: float = 1.0
+    objectives: Mapping[str, float] = field(default_factory=lambda: {CHOICE: 1.0})  # heads in order, their weights
+    pooling: str = "last"
+    bound: float | None = None  # of each head
+    length_slope: float = 0.0  # score per reply token that is taken off
+    ties: Mapping[str, Any] | None = None  # the tie model, where it is not "half"; its parameters are of raw margins
+
+    def forward(self, examples: Sequence[Example]) -> Tensor:
+        """Normalised scores, float32 [B]."""
+        heads_BK = self.heads(examples)
+        weights_K = torch.tensor(list(self.objectives.values()), device=heads_BK.device)
+        scores_B = (heads_BK * weights_K).sum(-1)
+        if self.length_slope:
+            tokens_B = torch.tensor([len(e.reply_ids) for e in examples], device=heads_BK.device)
+            scores_B = scores_B - self.length_slope * tokens_B
+        return scores_B - self.shift
+
+    def heads(self, examples: Sequence[Example]) -> Tensor:
+        """Scores of the heads, float32 [B, K]: read at the last token, or the mean over the reply's tokens."""
+        hidden_BLD = self.hidden_states(examples)
+        rows_B = torch.arange(len(examples), device=hidden_BLD.device)
+        end_B = torch.tensor([e.length for e in examples], device=hidden_BLD.device)
+        if self.pooling == "last":
+            return self.read(hidden_BLD[rows_B, end_B - 1])
+        begin_B = torch.tensor([len(e.prompt_ids) for e in examples], device=hidden_BLD.device)
+        position_L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device)
+        reply_BL = (position_L >= begin_B[:, None]) & (position_L < end_B[:, None])
+        # The head is linear: its value at the mean is the mean of a score per token.
+        mean_BD = (hidden_BLD * reply_BL[..., None]).sum(1) / reply_BL.sum(1, keepdim=True)
+        return self.read(mean_BD.to(hidden_BLD.dtype))
+
+    def read(self, hidden_ND: Tensor) -> Tensor:
+        """The heads at given hidden states, float32 [N, K]."""
+        scores_NK: Tensor = unwrapped(self.network).score(hidden_ND).float()
+        if self.bound is not None:
+            scores_NK = self.bound * torch.tanh(scores_NK / self.bound)
+        return scores_NK
+
+    def hidden_states(self, examples: Sequence[Example]) -> Tensor:
+        """Of prompt and reply, padded on the right, [B, L, D]. Attention is causal: no token of a row sees padding."""
+        ids = pad_right([[*e.prompt_ids, *e.reply_ids] for e in examples], self.network.config.pad_token_id)
+        network = unwrapped(self.network)
+        hidden_BLD: Tensor = network.base_model(input_ids=ids.to(network.device), use_cache=False).last_hidden_state
+        return hidden_BLD
+
+
+def new_reward_model(sft: Path, dtype: str, seed: int, options: ScoreOptions = PLAIN) -> RewardModel:
+    """The SFT body with heads drawn from N(0, 1 / (d + 1)) (Stiennon 2020, arXiv:2009.01325)."""
+    from transformers import AutoModelForSequenceClassification
+
+    objectives = dict(sorted(options.objectives.items())) or {CHOICE: 1.0}
+    network = AutoModelForSequenceClassification.from_pretrained(
+        existing(sft), num_labels=len(objectives), dtype=getattr(torch, dtype)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    weight = network.score.weight
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
+    network = network.to(device()).eval()
+    return RewardModel(network, objectives=objectives, pooling=options.pooling, bound=options.bound)
+
+
+def load_reward(folder: Path, dtype: str = "float32") -> RewardModel:
+    from transformers import AutoModelForSequenceClassification
+
+    network = AutoModelForSequenceClassification.from_pretrained(existing(folder), dtype=getattr(torch, dtype))
+    saved = json.loads((folder / REWARD_FILE).read_text(encoding="utf-8"))
+    return RewardModel(network.to(device()).eval(), **saved)
+
+
+def normalise(model: RewardModel, examples: Sequence[Example]) -> None:
+    """Fold mean and spread of the scores over `examples` (SFT replies) into the model. In place."""
+    scores = score_examples(model, examples)
+    spread = float(scores.std())
+    if not np.isfinite(spread) or spread < 1e-6:
+        raise ValueError(
+            f"reward: scores of {len(examples)} SFT replies have standard deviation {spread:.3g}; the reward model "
+            "tells nothing apart: check the labels of data/prepared/pairs and reward.lr"
+        )
+    head = unwrapped(model.network).score
+    if hasattr(head, "modules_to_save"):  # a head trained beside adapters
+        head = head.modules_to_save[head.active_adapters[0]]
+    with torch.no_grad():
+        head.weight.div_(spread)
+    if model.bound is not None:
+        model.bound /= spread
+    model.length_slope /= spread
+    model.shift = float((scores.mean() + model.shift) / spread)
+    model.scale = spread * model.scale
+
+
+def save_reward(model: RewardModel, tokenizer: Any, folder: Path) -> None:
+    save(model.network, tokenizer, folder)
+    record = {field.name: getattr(model, field.name) for field in fields(model) if field.name != "network"}
+    (folder / REWARD_FILE).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def score_examples(model: RewardModel, examples: Sequence[Example], batch_tokens: int = 2048) -> np.ndarray:
+    """Normalised scores, float64 [len(examples)]."""
+    return _batched(model.forward, examples, batch_tokens)
+
+
+@torch.no_grad()
+def score_heads(model: RewardModel, examples: Sequence[Example], batch_tokens: int = 2048) -> np.ndarray:
+    """Scores of the heads, float64 [len(examples), K]; see RewardModel for how they make up the score."""
+    return _batched(model.heads, examples, batch_tokens)
+
+
+def _batched(score: Callable[[list[Example]], Tensor], examples: Sequence[Example], batch_tokens: int) -> np.ndarray:
+    found: list[np.ndarray] = [np.empty(0)] * len(examples)
+    for rows in token_batches([e.length for e in examples], batch_tokens, np.random.default_rng(0)):
+        for i, value in zip(rows, score([examples[i] for i in rows]).cpu().numpy(), strict=True):
+            found[i] = value
+    return np.array(found, dtype=np.float64)

@@ -1,0 +1,114 @@
+"""Sampling replies: KV-cached, left-padded, prompts sorted by length, finished rows dropped.
+
+Replies are drawn from softmax(logits / temperature) without top-k or top-p, so that their log-probs are those
+that `logprobs.token_logprobs` measures. Token in, token out: nothing is decoded and tokenised again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.rlhf.logprobs import unwrapped
+
+
+@dataclass(frozen=True)
+class Reply:
+    ids: list[int]  # with EOS where it finished
+    logprobs: list[float]  # at the sampling temperature, in nats
+    finished: bool
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    eos_id: int,
+    pad_id: int,
+    batch_size: int = 256,
+) -> list[Reply]:
+    """One reply per prompt, in the order given. Temperature 0 is greedy."""
+    model.eval()
+    generator = torch.Generator(device=next(model.parameters()).device).manual_seed(seed)
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    replies: list[Reply | None] = [None] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = [prompts[i] for i in rows]
+        drawn = _sample_batch(model, batch, max_new_tokens, temperature, generator, eos_id, pad_id)
+        for i, reply in zip(rows, drawn, strict=True):
+            replies[i] = reply
+    return [reply for reply in replies if reply is not None]
+
+
+def _sample_batch(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    generator: torch.Generator,
+    eos_id: int,
+    pad_id: int,
+) -> list[Reply]:
+    from transformers import DynamicCache
+
+    device = generator.device
+    width = max(len(prompt) for prompt in prompts)
+    ids = np.full((len(prompts), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(prompts), width), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = prompt
+        mask[row, width - len(prompt) :] = 1
+    padded = bool((mask == 0).any())
+    ids_BL, mask_BL = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
+    tokens = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.int64)
+    logprobs = torch.zeros((len(prompts), max_new_tokens))
+    alive_B = torch.arange(len(prompts), device=device)
+    body, head = unwrapped(model).base_model, model.get_output_embeddings()
+    cache = DynamicCache(config=model.config)
+    for step in range(max_new_tokens):
+        hidden = body(
+            input_ids=ids_BL,
+            attention_mask=mask_BL if padded else None,
+            position_ids=positions_BL,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        logits_BV = head(hidden).float()
+        drawn_B, logps_B = _draw(logits_BV, temperature, generator)
+        tokens[alive_B.cpu(), step] = drawn_B.cpu()
+        logprobs[alive_B.cpu(), step] = logps_B.cpu()
+        keep = (drawn_B != eos_id).nonzero().squeeze(1)
+        if len(keep) == 0 or step + 1 == max_new_tokens:
+            break
+        if len(keep) < len(drawn_B):
+            cache.batch_select_indices(keep)
+            alive_B, mask_BL, positions_BL, drawn_B = alive_B[keep], mask_BL[keep], positions_BL[keep], drawn_B[keep]
+        ids_BL = drawn_B[:, None]
+        positions_BL = positions_BL[:, -1:] + 1
+        mask_BL = torch.nn.functional.pad(mask_BL, (0, 1), value=1)
+    return [_reply(row, logps, eos_id) for row, logps in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
+
+
+def _draw(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    if temperature == 0:
+        logps_BV = torch.log_softmax(logits_BV, -1)
+        drawn_B = logits_BV.argmax(-1)
+    else:
+        logps_BV = torch.log_softmax(logits_BV / temperature, -1)
+        drawn_B = torch.multinomial(logps_BV.exp(), 1, generator=generator).squeeze(1)
+    return drawn_B, logps_BV.gather(1, drawn_B[:, None]).squeeze(1)
+
+
+def _reply(tokens: list[int], logprobs: list[float], eos_id: int) -> Reply:
+    length = tokens.index(-1) if -1 in tokens else len(tokens)
+    ids = tokens[:length]
+    return Reply(ids, logprobs[:length], finished=bool(ids) and ids[-1] == eos_id)

@@ -1,0 +1,153 @@
+"""The loop over a fixed dataset: SFT, reward models and the algorithms on preference pairs."""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from tasks.rlhf.batch import LossOutput, Tracker, token_batches
+from tasks.rlhf.options import DatasetOptions, OptimizerOptions
+
+
+class Row(Protocol):
+    @property
+    def length(self) -> int: ...
+
+
+R = TypeVar("R", bound=Row)
+
+
+def train_on_dataset(
+    model: Any,
+    rows: Sequence[R],
+    loss: Callable[[list[R]], LossOutput],
+    weight: Callable[[R], float],
+    options: DatasetOptions,
+    seed: int,
+    tracker: Tracker,
+    before_step: Callable[[list[R]], None] | None = None,
+) -> None:
+    """Minimise the weighted mean of `loss` over `rows`, in place.
+
+    Per optimiser step the mean is over the whole step (sum of weighted losses / sum of weights), so micro-batches
+    change nothing; `before_step` sees all its rows before `loss` sees any. The order of rows is drawn from `seed`,
+    apart from the model's own draws. Checkpoints fall between two optimiser steps; an interrupted run ends with the
+    weights, figures and draws of one that was not.
+    """
+    generator = np.random.default_rng(seed)
+    lengths = [row.length for row in rows]
+    epochs = [token_batches(lengths, options.batch_tokens, generator) for _ in range(options.num_epochs)]
+    steps = [batch for epoch in epochs for batch in epoch]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = new_optimizer(parameters, options)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(len(steps), options.warmup_share))
+    log_every = max(1, len(steps) // 200)
+    progress = Progress()
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "progress": progress, "tracker": tracker}
+    tracker.checkpoints.restore(parts)
+    window = progress.window
+    for step, batch in enumerate(steps[progress.step :], progress.step + 1):
+        chosen = [rows[i] for i in batch]
+        if before_step is not None:
+            before_step(chosen)
+        metrics = _accumulate(chosen, loss, weight, options.micro_batch_tokens)
+        total_weight = metrics.pop("weight")
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(total_weight)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        window.append({**metrics, "grad_norm": float(norm), "lr": float(scheduler.get_last_lr()[0])})
+        scheduler.step()
+        check_finite(window[-1], step)
+        progress.advance(sum(row.length for row in chosen))
+        if step % log_every == 0 or step == len(steps):
+            tracker.log(step, len(steps), **{key: float(np.mean([w[key] for w in window])) for key in window[0]})
+            tracker.measure(step, len(steps), tokens_per_second=progress.tokens_per_second, **memory())
+            window.clear()
+        tracker.checkpoints.save(step, parts)
+
+
+class Progress:
+    """How far a loop is: steps done, tokens trained on, seconds spent, and what is not yet logged."""
+
+    def __init__(self) -> None:
+        self.step, self.tokens = 0, 0
+        self.window: list[dict[str, float]] = []
+        self._started = time.monotonic()
+
+    def advance(self, tokens: int) -> None:
+        self.step += 1
+        self.tokens += tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / (time.monotonic() - self._started)
+
+    def state_dict(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self._started
+        return {"step": self.step, "tokens": self.tokens, "window": self.window, "seconds": seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.tokens, self.window = state["step"], state["tokens"], state["window"]
+        self._started = time.monotonic() - state["seconds"]
+
+
+def _accumulate(
+    rows: list[R], loss: Callable[[list[R]], LossOutput], weight: Callable[[R], float], micro_tokens: int
+) -> dict[str, float]:
+    """Backward pass over micro-batches of the weighted *sum*; weighted means of loss and metrics, and the weight."""
+    totals: dict[str, float] = {"weight": 0.0, "loss": 0.0}
+    longest = max(row.length for row in rows)
+    size = max(1, micro_tokens // longest)
+    for start in range(0, len(rows), size):
+        micro = rows[start : start + size]
+        output = loss(micro)
+        weights_B = torch.tensor([weight(row) for row in micro], device=output.loss_B.device)
+        weighted = (output.loss_B * weights_B).sum()
+        weighted.backward()
+        totals["weight"] += float(weights_B.sum())
+        totals["loss"] += float(weighted.detach())
+        for key, value_B in output.metrics.items():
+            totals[key] = totals.get(key, 0.0) + float((value_B * weights_B).sum())
+    return {key: value if key == "weight" else value / totals["weight"] for key, value in totals.items()}
+
+
+def new_optimizer(parameters: list[Any], options: OptimizerOptions, lr: float | None = None) -> torch.optim.Optimizer:
+    """AdamW whose decay spares biases and norms; `lr` overrides that of the options."""
+    matrices = [p for p in parameters if p.dim() > 1]
+    vectors = [p for p in parameters if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=lr or options.lr, betas=(0.9, options.beta2), foreach=True
+    )
+
+
+def warmup_cosine(num_steps: int, warmup_share: float) -> Callable[[int], float]:
+    warmup = max(1, math.ceil(num_steps * warmup_share))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+    return factor
+
+
+def check_finite(metrics: dict[str, float], step: int) -> None:
+    for key in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[key]):
+            raise ValueError(f"step {step}: {key} is {metrics[key]}; lower the learning rate (lr) or check the data")
+
+
+def memory() -> dict[str, float]:
+    """Peak memory of this process so far, in MB."""
+    peak = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if torch.cuda.is_available():
+        peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return peak

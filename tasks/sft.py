@@ -1,0 +1,56 @@
+"""sft: teach the base model the demonstrations; the loss is on replies only.
+
+reads   data/contract.json (that the data satisfied it)  data/tokenizer  data/prepared/demonstrations
+writes  data/models/sft
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.adapters import stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.rlhf.options import DatasetOptions, ModelOptions
+
+
+class Params(stage.Params, DatasetOptions):
+    seed: int
+    model: ModelOptions
+
+
+def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
+    from tasks.rlhf import dataset, models, train_on_dataset
+    from tasks.rlhf.batch import Example, LossOutput
+    from tasks.rlhf.logprobs import sum_by_row, token_logprobs
+
+    models.seed_everything(params.seed)
+    tokenizer = models.load_tokenizer(data / "tokenizer")
+    model = models.add_lora(models.load_base(params.model, tokenizer, params.seed), params.model.lora)
+    examples = dataset.read_examples(data / "prepared/demonstrations")
+
+    def loss(rows: list[Example]) -> LossOutput:
+        """Negative log-likelihood per reply token; the row's weight is its number of tokens."""
+        logprobs_N, _ = token_logprobs(model, rows)
+        return LossOutput(-sum_by_row(logprobs_N, rows) / sum_by_row(logprobs_N.detach() * 0 + 1, rows))
+
+    model.train()
+    with tracker.phase("train"):
+        train_on_dataset.train_on_dataset(
+            model, examples, loss, lambda row: len(row.reply_ids), params, params.seed, tracker
+        )
+    models.save(model, tokenizer, data / "models/sft")
+    losses = [row["loss"] for _, row in sorted(tracker.curve.items())]
+    return {
+        "num_examples": len(examples),
+        "num_reply_tokens": sum(len(e.reply_ids) for e in examples),
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "first_loss": losses[0],
+        "final_loss": losses[-1],
+    }
+
+
+STAGE = stage.Stage(
+    "sft", Params, run, reads=("contract.json", "tokenizer", "prepared/demonstrations"), writes=("models/sft",)
+)
+
+if __name__ == "__main__":
+    stage.main(STAGE)

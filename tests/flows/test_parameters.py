@@ -1,0 +1,44 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows import parameters
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(tmp_path, old, new):
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    text = (ROOT / "params.yaml").read_text()
+    assert text.count(old) >= 1
+    (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
+    return tmp_path
+
+
+def test_the_parameters_of_the_project_are_right():
+    parameters.check(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  num_epochs: 6 ", "  num_epoch: 6 ", r"params.yaml: sft.num_epoch = 6: unknown key"),
+        (
+            "  test_share: 0.18",
+            "  test_share: 1.8",
+            r"params.yaml: prepare.test_share = 1.8: Input should be less than 1",
+        ),
+        ("    kl_coef: 0.05", "    kl_coeff: 0.05", r"params.yaml: align.ppo.kl_coeff = 0.05: unknown key"),
+        ("  algorithm: ppo", "  algorithm: popo", r"align.algorithm = 'popo': no such file; known: .*dpo, .*ppo"),
+        # sections that are not in use today, too
+        ("    gamma: 1.0", "    gama: 1.0", r"params.yaml: align.simpo.gamma: Field required"),
+        ("  kto: ", "  kot: ", r"params.yaml: align.kot: unknown key"),
+        ("judge:  ", "jugde:  ", r"params.yaml: unknown key `jugde`"),
+        ("  lr: 3.0e-3", "  lr: .nan", r"params.yaml: sft.lr = nan: Input should be a finite number"),
+        ("seed: 0", "seed: 0\nseed: 1", r"params.yaml: not YAML: .*key `seed` stands twice"),
+    ],
+)
+def test_a_wrong_parameter_is_named(tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        parameters.check(changed(tmp_path, old, new))

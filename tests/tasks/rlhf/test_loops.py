@@ -1,0 +1,120 @@
+"""The loops: the same seed gives the same weights, micro-batches and padding change nothing, and both learn."""
+
+import contextlib
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.rlhf import algorithms, checkpoint
+from tasks.rlhf.batch import Example, LossOutput, Pair, token_batches
+from tasks.rlhf.logprobs import sum_by_row, token_logprobs
+from tasks.rlhf.options import DatasetOptions
+from tasks.rlhf.train_on_dataset import train_on_dataset, warmup_cosine
+from tasks.rlhf.train_on_pairs import train_on_pairs
+
+
+class Recorder:
+    checkpoints = checkpoint.NONE
+
+    def __init__(self):
+        self.rows = []
+
+    def log(self, step, total, **metrics):
+        self.rows.append(metrics)
+
+    def measure(self, step, total, **metrics):
+        assert all(np.isfinite(value) for value in metrics.values())
+
+    def phase(self, name):
+        return contextlib.nullcontext()
+
+
+def nll(model):
+    def loss(rows):
+        logprobs, _ = token_logprobs(model, rows)
+        return LossOutput(-sum_by_row(logprobs, rows) / torch.tensor([float(len(r.reply_ids)) for r in rows]))
+
+    return loss
+
+
+def data(count=40):
+    rng = np.random.default_rng(0)
+    draw = lambda low, high: rng.integers(4, 60, rng.integers(low, high)).tolist()  # noqa: E731
+    return [Example(draw(2, 6), [*draw(1, 9), 1]) for _ in range(count)]
+
+
+def pairs(count=24):
+    rows = data(count * 2)
+    return [
+        Pair(a, Example(a.prompt_ids, b.reply_ids), label=[1.0, 0.0, 0.5][i % 3], weight=0.5 + i % 2)
+        for i, (a, b) in enumerate(zip(rows[:count], rows[count:], strict=True))
+    ]
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def train_sft(model, **options):
+    settings = {"num_epochs": 3, "lr": 1e-3, "batch_tokens": 64, **options}
+    recorder = Recorder()
+    train_on_dataset(model, data(), nll(model), lambda r: len(r.reply_ids), DatasetOptions(**settings), 0, recorder)
+    return recorder.rows
+
+
+def test_same_seed_same_weights_and_it_learns(tiny_model):
+    first, second = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
+    rows = train_sft(first)
+    train_sft(second)
+    assert torch.equal(weights(first), weights(second))
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+
+
+def test_micro_batches_change_nothing(tiny_model):
+    whole, cut = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
+    a = train_sft(whole, num_epochs=1)
+    b = train_sft(cut, num_epochs=1, micro_batch_tokens=8)
+    assert [row["loss"] for row in a] == pytest.approx([row["loss"] for row in b], rel=1e-5)
+    torch.testing.assert_close(weights(whole), weights(cut), rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tiny_model):
+    model = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="step 1: loss is nan; lower the learning rate"):
+        train_sft(model)
+
+
+def test_dpo_learns_the_preferences_and_not_the_ties(tiny_model):
+    policy, reference = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
+    section = {"beta": 0.1, "lr": 1e-3, "num_epochs": 12, "batch_tokens": 256}
+    recorder = Recorder()
+
+    @torch.no_grad()
+    def reference_logprobs(examples):
+        return token_logprobs(reference, examples)[0]
+
+    train_on_pairs(policy, reference_logprobs, pairs(), algorithms.load("dpo", section), 0, recorder)
+    assert recorder.rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-3)  # policy = reference at first
+    assert recorder.rows[-1]["implicit_accuracy"] > 0.75
+    assert recorder.rows[-1]["loss"] < 0.6
+    assert recorder.rows[-1]["chosen_log_ratio"] > recorder.rows[-1]["rejected_log_ratio"]
+
+
+def test_token_batches_hold_every_row_once_within_the_budget():
+    lengths = np.random.default_rng(1).integers(1, 50, 500).tolist()
+    batches = token_batches(lengths, 200, np.random.default_rng(0))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(500))
+    assert all(len(b) * max(lengths[i] for i in b) <= 200 for b in batches)
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    assert padded < 1.15 * sum(lengths)
+
+
+def test_warmup_then_cosine():
+    factor = warmup_cosine(100, 0.1)
+    assert [factor(0), factor(9), factor(10)] == pytest.approx([0.1, 1.0, 1.0])
+    assert factor(55) == pytest.approx(0.5)
+    assert factor(99) < 0.001

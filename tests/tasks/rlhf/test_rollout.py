@@ -1,0 +1,54 @@
+import torch
+
+from tasks.rlhf.batch import Example
+from tasks.rlhf.logprobs import token_logprobs
+from tasks.rlhf.rollout import sample
+
+PROMPTS = [[5, 6, 7], [11], [21, 22, 23, 24, 25, 26], [31, 32]] * 5
+
+
+def draw(model, prompts=PROMPTS, **options):
+    settings = {"max_new_tokens": 12, "temperature": 1.0, "seed": 3, "eos_id": 1, "pad_id": 0}
+    return sample(model, prompts, **{**settings, **options})
+
+
+def test_greedy_equals_generate(tiny_model):
+    replies = draw(tiny_model, PROMPTS[:4], temperature=0)
+    for prompt, reply in zip(PROMPTS, replies, strict=False):
+        ids = torch.tensor([prompt])
+        out = tiny_model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=0, eos_token_id=1
+        )
+        assert reply.ids == out[0, len(prompt) :].tolist()
+
+
+def test_logprobs_are_those_the_trainer_measures(tiny_model):
+    for temperature in (1.0, 0.5):
+        replies = draw(tiny_model, temperature=temperature)
+        examples = [Example(p, r.ids) for p, r in zip(PROMPTS, replies, strict=True)]
+        measured, _ = token_logprobs(tiny_model, examples, temperature)
+        sampled = torch.tensor([lp for reply in replies for lp in reply.logprobs])
+        torch.testing.assert_close(measured.detach(), sampled, rtol=1e-4, atol=1e-4)
+
+
+def test_ends_at_eos_and_says_so(tiny_model):
+    replies = draw(tiny_model, PROMPTS * 10, max_new_tokens=40)
+    assert any(reply.finished for reply in replies)
+    for reply in replies:
+        assert reply.finished == (reply.ids[-1] == 1)
+        assert 1 not in reply.ids[:-1]
+        assert len(reply.ids) == len(reply.logprobs) <= 40
+
+
+def test_seed_decides(tiny_model):
+    assert draw(tiny_model) == draw(tiny_model)
+    assert draw(tiny_model) != draw(tiny_model, seed=4)
+
+
+def test_samples_follow_the_model(tiny_model):
+    """First-token frequencies against the exact distribution: total variation of 4,000 draws."""
+    replies = draw(tiny_model, [[5, 6, 7]] * 4000, max_new_tokens=1, batch_size=4000)
+    counts = torch.bincount(torch.tensor([reply.ids[0] for reply in replies]), minlength=64) / 4000
+    with torch.no_grad():
+        exact = torch.softmax(tiny_model(torch.tensor([[5, 6, 7]])).logits[0, -1], -1)
+    assert (counts - exact).abs().sum() / 2 < 0.06

@@ -1,0 +1,187 @@
+"""ingest: sources of params to raw tables, and errors that a person can act on."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import ingest, prepare, validate
+from tasks.adapters import stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.preferences import shards
+from tasks.records import DATASETS, content_hash, read_table
+
+ROOT = Path(__file__).parents[2]
+WORLD = {"num_demonstrations": 60, "num_preferences": 40, "num_raters": 3, "length_bias": 0.0}
+HH = [
+    {
+        "chosen": f"\n\nHuman: Question {n}\n\nAssistant: Yes.",
+        "rejected": f"\n\nHuman: Question {n}\n\nAssistant: No.",
+    }
+    for n in range(30)
+]
+
+
+def params(*sources: dict[str, Any], rate: float = 0.05) -> ingest.Params:
+    document = {"seed": 0, "world": WORLD, "sources": sources, "max_quarantine_rate": rate}
+    return ingest.Params.model_validate(document)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/index.json").write_text('{"shards": []}')
+    return tmp_path
+
+
+def run(data: Path, *sources: dict[str, Any], rate: float = 0.05) -> dict[str, Any]:
+    with closing(FileTracker("ingest", data)) as tracker:
+        return ingest.run(params(*sources, rate=rate), data, tracker)
+
+
+def put(data: Path, name: str, rows: list[Any]) -> dict[str, Any]:
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (data / "inputs" / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    return {"kind": "file", "path": name}
+
+
+def test_the_world_fills_every_dataset(data: Path) -> None:
+    metrics = run(data, {"kind": "world"})
+    rows = {name: read_table(data / "raw" / name).num_rows for name in DATASETS}
+    assert metrics["rows"] == rows
+    assert (rows["demonstrations"], rows["preferences"]) == (60, 40)
+    assert rows["safety"] > 0
+    assert rows["prompts"] > 0
+    assert metrics["sources"]["world"]["format"] == "simulated"
+
+
+def test_a_gzipped_file_of_dialogues(data: Path) -> None:
+    source = put(data, "HH harmless.jsonl.gz", [*HH, {"chosen": "x", "rejected": "y"}])
+    metrics = run(data, {**source, "demonstrations": "chosen"})
+    assert metrics["rows"] == {"demonstrations": 30, "preferences": 30, "safety": 0, "prompts": 30}
+    assert metrics["quarantined"] == {"total": 1, "bad_dialogue": 1}
+    assert sorted(path.name for path in (data / "raw/preferences").iterdir()) == ["hh-harmless.parquet"]
+    assert read_table(data / "raw/demonstrations")["reply"].to_pylist() == ["Yes."] * 30
+
+
+def test_the_same_input_gives_the_same_bytes_and_old_files_go(data: Path) -> None:
+    source = put(data, "a.jsonl", HH)
+    run(data, {"kind": "world"}, source)
+    before = {name: content_hash(data / "raw" / name) for name in DATASETS}
+    (data / "raw/preferences/left-over.parquet").write_bytes(b"of a source that is gone")
+    run(data, {"kind": "world"}, source)
+    assert {name: content_hash(data / "raw" / name) for name in DATASETS} == before
+
+
+def test_a_fresh_shard_adds_preferences_and_touches_no_demonstration(data: Path, tmp_path: Path) -> None:
+    source = put(data, "a.jsonl", HH)
+    run(data, {**source, "demonstrations": "chosen"})
+    before = content_hash(data / "raw/demonstrations")
+    fresh = tmp_path / "fresh.jsonl"
+    votes = [
+        {"prompt": f"Question {n}", "reply_a": "Yes.", "reply_b": "No.", "choice": "b", "rater": "ann"}
+        for n in range(25, 35)
+    ]
+    fresh.write_text("".join(json.dumps(vote) + "\n" for vote in votes))
+    shards.accept(fresh, data)
+    metrics = run(data, {**source, "demonstrations": "chosen"})
+    assert metrics["rows"] == {"demonstrations": 30, "preferences": 40, "safety": 0, "prompts": 35}
+    assert content_hash(data / "raw/demonstrations") == before
+
+
+def test_a_shard_that_repeats_the_past_cannot_block_a_run(data: Path, tmp_path: Path) -> None:
+    source = put(data, "a.jsonl", HH)
+    fresh = tmp_path / "fresh.jsonl"
+    fresh.write_text("".join(json.dumps(row) + "\n" for row in HH[:5]))
+    shards.accept(fresh, data)
+    fresh.write_text("".join(json.dumps(row) + "\n" for row in HH[:6]))
+    shards.accept(fresh, data)
+    assert run(data, source)["quarantined"] == {"total": 11, "exact_duplicate": 11}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"kind": "file", "path": "none.jsonl"}, r"inputs/none.jsonl is not a file; copy it to .*make run DATA="),
+        ({"kind": "file", "path": "/etc/hostname"}, r"'/etc/hostname' lies outside .*; copy the file there"),
+        ({"kind": "file", "path": "../shards/index.json"}, "lies outside"),
+        ({"kind": "file", "path": "."}, "name a file in it"),
+    ],
+)
+def test_a_wrong_path_is_one_clear_line(data: Path, source: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(data, source)
+    assert not (data / "raw").exists()
+
+
+def test_a_bad_file_leaves_what_was_there(data: Path) -> None:
+    source = put(data, "a.jsonl", HH)
+    run(data, source)
+    before = content_hash(data / "raw/preferences")
+    put(data, "a.jsonl", HH + [{"chosen": 1}] * 5)
+    with pytest.raises(ValueError, match=r"5 of 35 rows are refused \(type 5\)"):
+        run(data, source)
+    assert content_hash(data / "raw/preferences") == before
+
+
+def test_two_sources_of_one_name_are_refused(data: Path) -> None:
+    one, two = put(data, "a.jsonl", HH), put(data, "A.json", HH)
+    with pytest.raises(ValueError, match="two sources are called `a`"):
+        run(data, one, two)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"kind": "hub", "path": "owner/name"}, "revision"),
+        ({"kind": "hub", "path": "owner/name", "revision": ""}, "revision"),
+        ({"kind": "file", "path": "a", "format": "xml"}, "unknown; give auto or one of canonical_"),
+        ({"kind": "file", "path": "a", "demonstrations": "all"}, "demonstrations"),
+        ({"kind": "ftp"}, "kind"),
+    ],
+)
+def test_impossible_sources_are_refused_with_the_params(source: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        params(source)
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "infra/recipes").glob("*.yaml"))], ids=lambda path: path.stem
+)
+def test_the_projects_own_params_are_valid(path: Path) -> None:
+    stage.read_params(ingest.Params, "ingest", path)
+    stage.read_params(validate.Params, "validate", path)
+    stage.read_params(prepare.Params, "prepare", path)
+
+
+def test_as_a_process_a_bad_file_exits_2_with_one_line_and_a_good_one_reports(data: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    project = data / "project"
+    (project / "data").mkdir(parents=True)
+    for name in ("inputs", "shards"):
+        (data / name).rename(project / "data" / name)
+    text = {"seed": 0, "world": WORLD, "ingest": {"sources": [{"kind": "file", "path": "a.jsonl"}]}}
+    text["ingest"]["max_quarantine_rate"] = 0.05
+    (project / "params.yaml").write_text(json.dumps(text))
+
+    def process() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tasks.ingest"]
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+
+    missing = process()
+    assert missing.returncode == stage.BAD_INPUT
+    assert missing.stderr.startswith("error: ingest: ingest.sources: data/inputs/a.jsonl is not a file; copy it")
+    assert missing.stderr.count("\n") == 1
+    put(project / "data", "a.jsonl", HH)
+    done = process()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    report = json.loads((project / "data/reports/ingest.json").read_text())
+    assert report["metrics"]["accepted"] == 30
+    assert set(report["outputs"]) == {*(f"raw/{name}" for name in DATASETS), "quarantine"}

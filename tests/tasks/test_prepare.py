@@ -1,0 +1,205 @@
+"""prepare: folds by prompt, everything tokenised once, what does not fit counted."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import prepare
+from tasks.adapters.telemetry import FileTracker
+from tasks.preferences import tokens
+from tasks.preferences.folds import FOLDS
+from tasks.records import (
+    DATASETS,
+    Demonstration,
+    Preference,
+    Prompt,
+    Safety,
+    content_hash,
+    read_table,
+    to_table,
+    write_table,
+)
+
+MODEL: dict[str, Any] = {
+    "base": "scratch",
+    "revision": None,
+    "dtype": "float32",
+    "max_length": 60,
+    "hidden_size": 8,
+    "num_layers": 1,
+    "num_heads": 1,
+    "intermediate_size": 8,
+    "vocab_size": 320,
+    "lora": None,
+}
+SHARES = {"judge_share": 0.25, "dev_share": 0.1, "test_share": 0.2}
+
+
+def params(**change: Any) -> prepare.Params:
+    model = {**MODEL, **{key: value for key, value in change.items() if key in MODEL}}
+    own = {key: value for key, value in change.items() if key not in MODEL}
+    document = {"model": model, **SHARES, "reply_room": 10, "long_prompts": "drop", **own}
+    return prepare.Params.model_validate(document)
+
+
+def ask(number: int, *before: str) -> Any:
+    turns = [*before, f"What is number {number}?"]
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+
+
+def records(**change: list[Any]) -> dict[str, list[Any]]:
+    rows: dict[str, list[Any]] = {name: [] for name in DATASETS}
+    for n in range(120):
+        shared: dict[str, Any] = {"prompt": ask(n), "source": "test", "cluster": f"c{n}"}
+        reply = f"It is {n}."
+        rows["demonstrations"].append(Demonstration(id=f"d{n}", reply=reply, domain="x", **shared))
+        rows["prompts"].append(Prompt(id=f"p{n}", domain="x", verifier='{"kind": "exact"}', **shared))
+        rows["safety"].append(Safety(id=f"s{n}", expected="assist", category="y", **shared))
+        choice = ("a", "b", "tie", "both_bad", "unsure")[n % 5]
+        rows["preferences"].append(
+            Preference(
+                id=f"v{n}",
+                reply_a=reply,
+                reply_b="No idea.",
+                choice=choice,
+                confidence=0.25 + n / 240,
+                rater="ann",
+                domain="x",
+                **shared,
+            )
+        )
+    return {**rows, **change}
+
+
+def write(data: Path, rows: dict[str, list[Any]]) -> Path:
+    for name, of_it in rows.items():
+        write_table(to_table(of_it, DATASETS[name]), data / "raw" / name / "test.parquet")
+    return data
+
+
+def run(data: Path, **change: Any) -> dict[str, Any]:
+    with closing(FileTracker("prepare", data)) as tracker:
+        return prepare.run(params(**change), data, tracker)
+
+
+def table(data: Path, name: str, fold: str) -> list[dict[str, Any]]:
+    return list(read_table(data / f"prepared/{name}/{fold}.parquet").to_pylist())
+
+
+def test_the_columns_are_the_contract(tmp_path: Path) -> None:
+    run(write(tmp_path, records()))
+    columns = {
+        "demonstrations/rows": "id cluster domain source prompt reply prompt_ids reply_ids",
+        "prompts/dev": "id cluster domain source prompt verifier prompt_ids",
+        "safety/test": "id cluster category source prompt expected prompt_ids",
+        "pairs/judge": "id cluster domain source rater choice prompt reply_a reply_b prompt_ids a_ids b_ids "
+        "label weight confidence scores",
+    }
+    for path, names in columns.items():
+        assert set(read_table(tmp_path / f"prepared/{path}.parquet").column_names) == set(names.split())
+
+
+def test_folds_share_no_cluster_and_lose_no_row(tmp_path: Path) -> None:
+    metrics = run(write(tmp_path, records()))
+    for name in ("prompts", "safety", "pairs"):
+        clusters = [{row["cluster"] for row in table(tmp_path, name, fold)} for fold in FOLDS]
+        assert sum(map(len, clusters)) == len(set.union(*clusters))
+        assert sum(metrics["rows"][name].values()) + sum(metrics["left_out"][name].values()) == 120
+    train = {row["cluster"] for row in table(tmp_path, "prompts", "train")}
+    assert {row["cluster"] for row in table(tmp_path, "demonstrations", "rows")} == train
+    assert metrics["left_out"]["demonstrations"] == {"other_fold": 120 - len(train)}
+
+
+def test_labels_weights_and_ids_say_what_the_row_said(tmp_path: Path) -> None:
+    metrics = run(write(tmp_path, records()))
+    tokenizer, _ = tokens.load(str(tmp_path / "tokenizer"), None)
+    expected = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
+    rows = [row for fold in FOLDS for row in table(tmp_path, "pairs", fold)]
+    assert metrics["left_out"]["pairs"] == {"unsure": 24}
+    assert {row["choice"]: row["label"] for row in rows} == expected
+    for row in rows:
+        assert row["weight"] == 0.25 + int(row["id"][1:]) / 240
+        assert tokenizer.decode(row["prompt_ids"]) == f"<user>{row['prompt'][0]['content']}<assistant>"
+        for side in "ab":
+            assert tokenizer.decode(row[f"{side}_ids"]) == f"{row[f'reply_{side}']}<eos>"
+
+
+def test_the_tokenizer_learns_from_training_demonstrations_alone(tmp_path: Path) -> None:
+    run(write(tmp_path / "a", records()))
+    rows = records()
+    train = {row["cluster"] for row in table(tmp_path / "a", "prompts", "train")}
+    for name in ("preferences", "prompts", "safety"):
+        rows[name] = rows[name][:60]
+    rows["demonstrations"] = [row for row in rows["demonstrations"] if row.cluster in train]
+    run(write(tmp_path / "b", rows))
+    assert content_hash(tmp_path / "a/tokenizer") == content_hash(tmp_path / "b/tokenizer")
+    a, b = (tmp_path / side / "prepared/demonstrations" for side in "ab")
+    assert content_hash(a) == content_hash(b)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    outputs = ("tokenizer", *(f"prepared/{name}" for name in prepare.TABLES))
+    first = run(write(tmp_path, records()))
+    before = [content_hash(tmp_path / output) for output in outputs]
+    assert run(tmp_path) == first
+    assert [content_hash(tmp_path / output) for output in outputs] == before
+
+
+def preference(prompt: Any, reply: str = "Yes.") -> Preference:
+    shared: dict[str, Any] = {"choice": "a", "confidence": 1.0, "rater": "ann", "source": "t", "domain": "x"}
+    return Preference(id="long", prompt=prompt, reply_a=reply, reply_b="No.", cluster="c3", **shared)
+
+
+def test_what_is_too_long_is_counted_and_never_cut(tmp_path: Path) -> None:
+    long = "word " * 100
+    rows = records(preferences=[preference(ask(1), reply=long), preference(ask(1, long, "Hm."))])
+    rows["demonstrations"].append(
+        Demonstration(id="long", prompt=ask(1), reply=long, source="t", domain="x", cluster="c0")
+    )
+    metrics = run(write(tmp_path, rows))
+    assert metrics["left_out"]["pairs"] == {"too_long": 2}
+    assert sum(metrics["rows"]["pairs"].values()) == 0
+    assert metrics["prompts_truncated"] == 0
+
+
+def test_a_long_prompt_forgets_its_oldest_turns_where_params_say_so(tmp_path: Path) -> None:
+    long = "word " * 100
+    rows = records(preferences=[preference(ask(1, long, "Hm.", "And?", "Hm.")), preference(ask(1), reply=long)])
+    metrics = run(write(tmp_path, rows), long_prompts="truncate")
+    (row,) = [row for fold in FOLDS for row in table(tmp_path, "pairs", fold)]
+    assert [message["content"] for message in row["prompt"]] == ["And?", "Hm.", "What is number 1?"]
+    assert metrics["left_out"]["pairs"] == {"too_long": 1}
+    assert metrics["prompts_truncated"] == 1
+    system = {"role": "system", "content": "Be kind."}
+    assert prepare.without_oldest_turn([system, *ask(1, "x", "y")]) == [system, *ask(1)]
+    assert prepare.without_oldest_turn([system, *ask(1)]) == []
+
+
+def test_a_prompt_leaves_room_for_the_models_own_reply(tmp_path: Path) -> None:
+    metrics = run(write(tmp_path, records()), reply_room=10)
+    longest = metrics["tokens"]["prompt"]["max"]
+    with pytest.raises(ValueError, match=r"prepare: prompts: .*'too_long': 120.*raise model.max_length"):
+        run(tmp_path, reply_room=60 - longest + 5)
+
+
+def test_replies_equal_after_tokenisation_are_left_out(tmp_path: Path) -> None:
+    metrics = run(write(tmp_path, records(preferences=[preference(ask(1), reply="No.")])))
+    assert metrics["left_out"]["pairs"] == {"identical_after_tokenization": 1}
+
+
+def test_another_base_brings_its_own_tokenizer(tmp_path: Path) -> None:
+    base = tokens.train(["some other text"] * 3, 280)
+    base.pad_token = base.eos_token
+    base.save_pretrained(tmp_path / "base")
+    metrics = run(write(tmp_path, records()), base=str(tmp_path / "base"), max_length=200)
+    assert metrics["tokenizer"]["pad_token_added"] is True
+    loaded, added = tokens.load(str(tmp_path / "tokenizer"), None)
+    assert not added
+    assert loaded.pad_token == "<|pad|>"
+
+
+def test_impossible_shares_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="add up to 1 or more"):
+        run(tmp_path, judge_share=0.8)

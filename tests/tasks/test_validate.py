@@ -1,0 +1,162 @@
+"""validate: the suites of data/expectations against good and broken data."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import validate
+from tasks.adapters import expectations, stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.records import DATASETS, Demonstration, Preference, Prompt, Safety, to_table, write_table
+
+SUITES = Path(__file__).parents[2] / "data/expectations"
+ASK: Any = [{"role": "user", "content": "Hi"}]
+SHARED: dict[str, Any] = {"prompt": ASK, "source": "test", "cluster": "c"}
+ROWS: dict[str, list[Any]] = {
+    "demonstrations": [Demonstration(id="1", reply="Hello.", domain="d", **SHARED)],
+    "preferences": [
+        Preference(
+            id=str(n),
+            reply_a="Hello.",
+            reply_b="Go now.",
+            choice="ab"[n % 2],
+            confidence=1.0,
+            rater="ann",
+            domain="d",
+            **SHARED,
+        )
+        for n in range(10)
+    ],
+    "safety": [Safety(id="1", expected="decline", category="c", **SHARED)],
+    "prompts": [Prompt(id="1", domain="d", verifier='{"kind": "exact"}', **SHARED)],
+}
+
+
+def write(data: Path, **changed: list[Any]) -> None:
+    for name, rows in {**ROWS, **changed}.items():
+        write_table(to_table(rows, DATASETS[name]), data / "raw" / name / "test.parquet")
+
+
+def run(data: Path, suites: Path = SUITES) -> dict[str, Any]:
+    with closing(FileTracker("validate", data)) as tracker:
+        return validate.run(validate.Params(suites=suites), data, tracker)
+
+
+def broken(dataset: str, **change: Any) -> dict[str, list[Any]]:
+    first, *rest = ROWS[dataset]
+    return {dataset: [dataclasses.replace(first, **change), *rest]}
+
+
+def test_good_data_passes_and_data_docs_are_written(tmp_path: Path) -> None:
+    write(tmp_path)
+    metrics = run(tmp_path)
+    for name in DATASETS:
+        assert metrics[name]["critical"]["failed"] == 0
+        assert metrics[name]["critical"]["passed"] > 3
+        assert metrics[name]["rows"] == len(ROWS[name])
+    assert (tmp_path / "runs/validate/data_docs/index.html").is_file()
+    assert run(tmp_path) == metrics
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (broken("preferences", confidence=1.5), r"between\(confidence\) fails for 1 of 10 rows, e.g. .*id='0'"),
+        (broken("preferences", id="1"), r"unique\(id\) fails for 2 of 10 rows"),
+        (broken("preferences", choice="c"), r"in_set\(choice\) fails for 1 of 10"),
+        (broken("preferences", reply_b="Hello."), r"in_set\(replies_differ\) fails for 1 of 10"),
+        (broken("preferences", reply_a=" "), r"between\(reply_a_chars\)"),
+        (broken("preferences", rater=""), r"between\(rater\)"),
+        (broken("demonstrations", reply=""), r"between\(reply_chars\)"),
+        (broken("demonstrations", cluster=""), r"between\(cluster\)"),
+        (broken("safety", expected="maybe"), r"in_set\(expected\)"),
+        (broken("prompts", prompt=[{"role": "assistant", "content": "x"}]), r"in_set\(roles_ok\)"),
+        (broken("prompts", verifier="{}"), r"in_set\(verifier_ok\)"),
+        (broken("prompts", verifier="not json"), r"in_set\(verifier_ok\)"),
+        ({"demonstrations": []}, r"demonstrations: expect_table_row_count_to_be_between\(\) fails: observed 0"),
+    ],
+)
+def test_a_broken_contract_stops_with_expectation_rows_and_examples(
+    tmp_path: Path, changed: dict[str, list[Any]], message: str
+) -> None:
+    write(tmp_path, **changed)
+    with pytest.raises(stage.ContractError, match=message) as caught:
+        run(tmp_path)
+    assert "Hello" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "runs/validate/data_docs/index.html").is_file()
+
+
+def test_a_warning_is_reported_and_stops_nothing(tmp_path: Path) -> None:
+    one_sided = [dataclasses.replace(row, choice="a") for row in ROWS["preferences"]]
+    write(tmp_path, preferences=one_sided, safety=[])
+    metrics = run(tmp_path)
+    assert metrics["preferences"]["warnings"] == {
+        "expect_column_mean_to_be_between(prefers_a)": 1.0,
+        "expect_column_mean_to_be_between(prefers_longer)": 0.0,
+    }
+    assert metrics["safety"]["empty"] is True
+
+
+def test_an_error_in_a_suite_is_no_failure_of_the_data(tmp_path: Path) -> None:
+    write(tmp_path)
+    suites = tmp_path / "suites"
+    shutil.copytree(SUITES, suites)
+
+    def suite(**expectation: Any) -> None:
+        (suites / "prompts.json").write_text(json.dumps({"expectations": [expectation]}))
+
+    suite(type="expect_column_values_to_not_be_null", kwargs={"column": "nope"}, severity="critical")
+    with pytest.raises(ValueError, match="no column `nope`; the columns are id, "):
+        run(tmp_path, suites)
+    suite(type="expect_column_values_to_not_be_null", kwargs={"column": "id"}, severity="fatal")
+    with pytest.raises(ValueError, match="severity must be one of critical, warning"):
+        run(tmp_path, suites)
+    suite(type="expect_wonders", kwargs={}, severity="critical")
+    with pytest.raises(ValueError, match=r"suite of prompts is not valid: .*expect_wonders"):
+        run(tmp_path, suites)
+    suite(type="expect_column_values_to_not_be_null", kwargs={"column": "id", "oops": 1}, severity="critical")
+    with pytest.raises(ValueError, match=r"suite of prompts is not valid: .*oops extra fields"):
+        run(tmp_path, suites)
+    suite(type="expect_column_mean_to_be_between", kwargs={"column": "id", "max_value": 1}, severity="critical")
+    with pytest.raises(RuntimeError, match="Great Expectations failed"):
+        run(tmp_path, suites)
+    (suites / "prompts.json").write_text("{")
+    with pytest.raises(ValueError, match="not a suite"):
+        run(tmp_path, suites)
+
+
+def test_a_frame_has_no_texts_and_the_same_columns_when_empty(tmp_path: Path) -> None:
+    write(tmp_path)
+    full = {name: validate.frame(name, tmp_path / "raw" / name) for name in DATASETS}
+    write(tmp_path, **{name: [] for name in DATASETS})
+    for name, frame in full.items():
+        assert not {"prompt", "reply", "reply_a", "reply_b"} & set(frame.columns)
+        assert list(validate.frame(name, tmp_path / "raw" / name).columns) == list(frame.columns)
+
+
+def test_every_dataset_has_its_suite() -> None:
+    assert {path.stem for path in SUITES.glob("*.json")} == set(DATASETS)
+    for path in SUITES.glob("*.json"):
+        assert {e["severity"] for e in expectations.read_suite(path)} <= set(expectations.SEVERITIES)
+
+
+def test_as_a_process_a_broken_contract_exits_4_with_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "data", **broken("preferences", confidence=2.0))
+    (tmp_path / "params.yaml").write_text(f"validate:\n  suites: {SUITES}\n")
+    environment = {**os.environ, "PYTHONPATH": str(SUITES.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.validate"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == stage.BAD_CONTRACT
+    assert done.stderr.startswith("error: validate: preferences: expect_column_values_to_be_between(confidence)")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "data/reports/validate.json").exists()
