@@ -4,12 +4,32 @@ A stage checks its own section when it starts; a misspelt key of `align` would s
 """
 
 import importlib
+import os
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import yaml
 
 from tasks.adapters import stage
+from tasks.adapters.pipeline import Warm
+from tasks.adapters.warm import ADDRESS, FORKED
+
+
+def checked(root: Path, warm: Warm | None) -> None:
+    """`check` in a process of its own, for it imports torch; once for a text."""
+    if (root / "flows/parameters.py").is_file():
+        _checked(root, (root / "params.yaml").read_text(encoding="utf-8"), warm)
+
+
+@cache
+def _checked(root: Path, text: str, warm: Warm | None) -> None:
+    command = [sys.executable, "-m", *(() if warm is None else (FORKED,)), "flows.parameters"]
+    environment = os.environ | ({} if warm is None else {ADDRESS: warm.light.address})
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr.strip().removeprefix("error: "))
 
 
 def check(root: Path) -> None:

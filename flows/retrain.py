@@ -6,16 +6,15 @@ Exit status: 0 done, whatever the gate's verdict; 1 a stage crashed; 2 bad input
 
 import argparse
 import signal
-import subprocess
 import sys
 import time
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
-from flows import server, summary
+from flows import parameters, server, summary
 from tasks import register
 from tasks.adapters import pipeline, stage, workspace
 from tasks.adapters.pipeline import StageError, Step, TransientError
@@ -45,11 +44,12 @@ def retrain(
         steps = take_and_plan(space, fresh, from_stage, force)
         if not is_due(space, steps):
             return Completed(message="nothing changed")
-        if any(step.changed for step in steps):
-            check_parameters(space.root)
-        with pipeline.warmed(space.root, steps) as warm, Run(space, say, warm) as run:
-            failure = run.stages(steps)
-            version = None if failure else register.register(space, run.journal)
+        with pipeline.warmed(space.root, steps) as warm:
+            if any(step.changed for step in steps):
+                parameters.checked(space.root, warm)
+            with Run(space, say, warm) as run:
+                failure = run.stages(steps)
+                version = None if failure else register.register(space, run.journal)
         report = summary.write(space, run.results, version, started)
     publish(report)
     say(summary.table(report))
@@ -66,20 +66,6 @@ def take_and_plan(space: Workspace, fresh: Path | None, from_stage: str | None, 
         take(space, fresh)
     pipeline.version_shards(space.root)
     return pipeline.plan(space.root, from_stage=from_stage, force=force)
-
-
-def check_parameters(root: Path) -> None:
-    """Find a wrong parameter of any stage before the first one runs. In a process of its own, for it imports torch."""
-    if (root / "flows/parameters.py").is_file():
-        _check_parameters(root, (root / "params.yaml").read_text(encoding="utf-8"))
-
-
-@cache
-def _check_parameters(root: Path, text: str) -> None:
-    command = [sys.executable, "-m", "flows.parameters"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(done.stderr.strip().removeprefix("error: "))
 
 
 def take(space: Workspace, fresh: Path) -> None:
@@ -144,11 +130,12 @@ def _main(options: argparse.Namespace) -> int:
     say(f"to run: {' '.join(changed) or 'no stage'} ({len(steps) - len(changed)} of {len(steps)} unchanged)")
     options.fresh = None  # taken in above
     wait = server.temporary(Path(), space.root)
-    with pipeline.warmed(space.root, steps):  # now, while one core has nothing else to do
-        if changed:
-            check_parameters(space.root)
+    with pipeline.warmed(space.root, steps) as warm, ThreadPoolExecutor() as beside:
+        checked = beside.submit(parameters.checked, space.root, warm) if changed else None
         from flows import serve
 
+        if checked is not None:
+            checked.result()
         wait()
         state: Any = serve.retrain(**vars(options), return_state=True)
     if state.is_cancelled():

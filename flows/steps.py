@@ -17,7 +17,7 @@ from prefect.states import Completed
 from flows import summary
 from flows.progress import Progress
 from tasks.adapters import git, pipeline, recovery
-from tasks.adapters.pipeline import Result, Step, TransientError
+from tasks.adapters.pipeline import Result, Step, TransientError, Warm
 from tasks.adapters.tracking import Journal, Store
 from tasks.adapters.workspace import Workspace
 
@@ -34,7 +34,7 @@ _MESSAGES = {
 class Run:
     """What the stages of one flow run share: workspace, slots, journal. Leaving it ends every stage."""
 
-    def __init__(self, space: Workspace, say: Callable[[str], None], warm: str | None = None) -> None:
+    def __init__(self, space: Workspace, say: Callable[[str], None], warm: Warm | None = None) -> None:
         self.space, self.say = space, say
         self.running = pipeline.Running(warm)
         self.results: dict[str, Result] = {}

@@ -19,23 +19,17 @@ class Params(stage.Params, DatasetOptions):
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     from tasks.rlhf import dataset, models, train_on_dataset
-    from tasks.rlhf.batch import Example, LossOutput
-    from tasks.rlhf.logprobs import sum_by_row, token_logprobs
+    from tasks.rlhf.logprobs import reply_nll
 
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
     model = models.add_lora(models.load_base(params.model, tokenizer, params.seed), params.model.lora)
     examples = dataset.read_examples(data / "prepared/demonstrations")
 
-    def loss(rows: list[Example]) -> LossOutput:
-        """Negative log-likelihood per reply token; the row's weight is its number of tokens."""
-        logprobs_N, _ = token_logprobs(model, rows)
-        return LossOutput(-sum_by_row(logprobs_N, rows) / sum_by_row(logprobs_N.detach() * 0 + 1, rows))
-
     model.train()
     with tracker.phase("train"):
         train_on_dataset.train_on_dataset(
-            model, examples, loss, lambda row: len(row.reply_ids), params, params.seed, tracker
+            model, examples, reply_nll(model), lambda row: len(row.reply_ids), params, params.seed, tracker
         )
     models.save(model, tokenizer, data / "models/sft")
     losses = [row["loss"] for _, row in sorted(tracker.curve.items())]

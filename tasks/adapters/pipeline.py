@@ -24,6 +24,7 @@ import psutil
 import yaml
 
 from tasks.adapters import stage, warm
+from tasks.adapters.warm import WarmProcess
 
 Outcome = Literal["ran", "cached", "unchanged", "failed"]
 
@@ -210,14 +211,27 @@ def uses_hub(root: Path) -> bool:
     return remote_model or any(isinstance(source, dict) and source.get("kind") == "hub" for source in sources)
 
 
+@dataclass(frozen=True)
+class Warm:
+    """What stages, and DVC for them, are forked from (tasks/adapters/warm.py)."""
+
+    light: WarmProcess
+    training: WarmProcess
+
+    def addresses(self, step: Step) -> dict[str, str]:
+        """Variables for the `dvc` of a step."""
+        # Not before the first stage runs: until then Prefect's server and client want both cores.
+        self.training.start()
+        stage = self.training if step.training else self.light
+        return {warm.ADDRESS: os.pathsep.join((self.light.address, stage.address))}
+
+
 class Running:
-    """The stages that run now; `stop` ends them all, whichever thread started them.
+    """The stages that run now; `stop` ends them all, whichever thread started them."""
 
-    address: of a process that training stages are forked from (tasks/adapters/warm.py).
-    """
-
-    def __init__(self, address: str | None = None) -> None:
-        self._warm = {} if address is None else {warm.ADDRESS: address}
+    def __init__(self, forked_from: Warm | None = None) -> None:
+        self._warm = forked_from
+        self.dvc = ("dvc",) if forked_from is None else (warm.FORKED, "dvc")
         self._groups: dict[int, subprocess.Popen[str]] = {}
         self._lock = threading.Lock()
         self._stopped = False
@@ -231,13 +245,13 @@ class Running:
             process = subprocess.Popen(
                 command,
                 cwd=root,
-                env=environment(root, step) | (self._warm if step.training else {}),
+                env=environment(root, step) | (self._warm.addresses(step) if self._warm else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                start_new_session=True,
+                process_group=0,
             )
             self._groups[process.pid] = process
         try:
@@ -261,24 +275,26 @@ class Running:
             end_group(process)
 
 
-_warm: dict[Path, str] = {}  # address of this process's warm process, by workspace
+_warm: dict[Path, Warm] = {}  # this process's warm processes, by workspace
 
 
 @contextmanager
-def warmed(root: Path, steps: Sequence[Step]) -> Iterator[str | None]:
-    """The address of a process to fork the training stages of `steps` from, where there are enough to be worth it.
+def warmed(root: Path, steps: Sequence[Step]) -> Iterator[Warm | None]:
+    """Processes to fork the stages of `steps` from, where enough of them train to be worth it.
 
-    Inside another such block for the workspace it is that block's.
+    Inside another such block for the workspace they are that block's.
     """
     training = [step for step in steps if step.changed and step.training]
     if root in _warm or len(training) < 2 or not (root / "tasks/adapters/warm.py").is_file():
         yield _warm.get(root)
         return
     variables = environment(root, training[0])
-    with warm.started(variables | stage.threads_environment(variables["PLUMBLINE_THREADS"])) as address:
-        _warm[root] = address
+    variables |= stage.threads_environment(variables["PLUMBLINE_THREADS"])
+    with WarmProcess(variables, warm.LIGHT) as light, WarmProcess(variables, warm.TRAINING) as heavy:
+        light.start()
+        _warm[root] = Warm(light, heavy)
         try:
-            yield address
+            yield _warm[root]
         finally:
             del _warm[root]
 
@@ -312,7 +328,7 @@ def run(root: Path, step: Step, running: Running, say: Callable[[str], None] = l
 
     Raises StageError when it failed and TransientError when it did not get a lock.
     """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", step.name]
+    command = [sys.executable, "-m", *running.dvc, "--wait-for-lock", "repro", "--single-item", step.name]
     command += ["--force"] if step.forced else []
     runs = root / "data/runs" / step.name
     failure = runs / "failure.json"

@@ -5,14 +5,12 @@ Reads params.yaml strictly, holds the stage's lock, calls `run(params, data, tra
 device, telemetry, the reason of a failure) goes under `data/runs/<stage>/`, which no stage depends on.
 """
 
-import ctypes
 import fcntl
 import json
 import os
 import platform
 import re
 import resource
-import signal
 import sys
 import time
 import traceback
@@ -92,9 +90,7 @@ class Stage:
 def main(stage: Stage) -> None:
     """Run a stage as a process: exit 0, or one clear line on stderr and a non-zero status."""
     name = stage.name
-    _die_with_parent()
-    if (status := warm.hand_over()) is not None:
-        sys.exit(status)
+    warm.die_with_parent()
     os.environ |= threads_environment(os.environ.get("PLUMBLINE_THREADS"))
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -270,13 +266,6 @@ def _fail(name: str, status: int, message: str) -> None:
 def _say(message: str, status: int) -> int:
     sys.stderr.write(f"error: {message}\n")
     return status
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process with its parent: a killed `dvc` must not leave a writer behind."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def threads_environment(threads: str | None) -> dict[str, str]:

@@ -1,13 +1,15 @@
-"""A process that has imported torch and transformers and forks a training stage from itself on request.
+"""A process that has imported large libraries and forks from itself, on request, what wants to use them.
 
-Six stages of a run import the same libraries, 4 s each. The flow starts this process while ingest has the other core;
-`python -m tasks.sft` then hands itself over (`hand_over`): a fork runs the stage with the caller's arguments,
-environment, folder and output. Without it (`dvc repro` by hand) a stage imports for itself; the results are the same.
+Six stages of a run import torch and transformers, 4 s each, and twelve start DVC. A flow has one such process for each
+of the two; `python -m tasks.sft` then hands itself over (tasks/__init__.py): a fork runs it with its
+arguments, environment, folder, process group and output. Without it (`dvc repro` by hand) a stage imports for itself;
+the results are the same.
 
 Only libraries are imported here, never the project: a stage always runs the code that lies in its folder. The fork
 ends when its caller does, however that ends, so that a killed `dvc` leaves no writer behind.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -18,36 +20,76 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-ADDRESS = "PLUMBLINE_WARM"  # where a stage finds the process: the path of a unix socket
-LIBRARIES = ("yaml", "pydantic", "pyarrow.parquet", "torch", "transformers.models.llama.modeling_llama")
+# Where a module finds its process: the path of a unix socket. Of several, joined by os.pathsep, the first is its own
+# and the others are for what it starts in turn.
+ADDRESS = "PLUMBLINE_WARM"
+FORKED = "tasks.adapters.forked"  # `python -m FORKED MODULE` hands a module over that does not do so itself
+STAGE = ("yaml", "pydantic", "pyarrow.parquet")
+LIGHT = (*STAGE, "dvc.cli", "dvc.commands.repro", "dvc.repo.reproduce")
+TRAINING = (*STAGE, "torch", "transformers.models.llama.modeling_llama")
 _MAX_REQUEST = 2**20
 
 
-@contextmanager
-def started(environment: Mapping[str, str]) -> Iterator[str]:
-    """The address of a process that ends with the block, or with this process."""
-    with tempfile.TemporaryDirectory() as folder:  # mode 0700: the socket is for this user alone
-        address = str(Path(folder) / "warm")
-        command = [sys.executable, "-m", "tasks.adapters.warm", address]
-        # It ends when its stdin does, so also when this process is killed.
-        with subprocess.Popen(command, env=dict(environment), stdin=subprocess.PIPE, start_new_session=True) as process:
-            try:
-                yield address
-            finally:
-                process.kill()
+class WarmProcess:
+    """A process with these libraries, once it was asked to start; it ends with the block, or with this process."""
+
+    def __init__(self, environment: Mapping[str, str], libraries: Sequence[str]) -> None:
+        self._folder = tempfile.TemporaryDirectory()  # mode 0700: the socket is for this user alone
+        self.address = str(Path(self._folder.name) / "warm")
+        self._environment, self._libraries = dict(environment), libraries
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, where it was not started before. Does not wait: requests do."""
+        if self._process is None:
+            # It ends when its stdin does, so also when this process is killed. In this session, for a process can only
+            # join groups of its own; in a group of its own, so that Ctrl-C is this process's to handle.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tasks.adapters.warm", self.address, *self._libraries],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                process_group=0,
+            )
+
+    def __enter__(self) -> "WarmProcess":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with self._process:  # closes its stdin and waits
+                pass
+        self._folder.cleanup()
 
 
-def hand_over() -> int | None:
-    """Have this process's module run by the warm process; its exit status, None where there is no such process."""
-    address = os.environ.pop(ADDRESS, None)
-    spec = sys.modules["__main__"].__spec__
-    if address is None or spec is None:
+def hand_over_stage() -> None:
+    """Have this process's command, `python -m tasks.<stage>`, run by the warm process: returns only without one."""
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    if module.count(".") == 1:  # not what helps stages along, such as forked.py
+        die_with_parent()
+        status = hand_over(module, [module, *sys.argv[1:]])
+        if status is not None:
+            sys.exit(status)
+
+
+def hand_over(module: str, argv: Sequence[str]) -> int | None:
+    """Have a module run by the warm process as a program; its exit status, None where there is no such process."""
+    address, _, others = os.environ.pop(ADDRESS, "").partition(os.pathsep)
+    if others:
+        os.environ[ADDRESS] = others
+    if not address:
         return None
-    request = {"module": spec.name, "argv": sys.argv, "environment": dict(os.environ), "folder": str(Path.cwd())}
+    request = {
+        "module": module,
+        "argv": list(argv),
+        "environment": dict(os.environ),
+        "folder": str(Path.cwd()),
+        "group": os.getpgrp(),
+    }
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(address)
@@ -58,13 +100,20 @@ def hand_over() -> int | None:
     return answer[0] if answer else 128 + signal.SIGKILL
 
 
-def serve(address: str) -> None:
+def die_with_parent() -> None:
+    """Ask the kernel to end this process with its parent: a killed `dvc` must not leave a writer behind."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def serve(address: str, libraries: Sequence[str]) -> None:
     """Fork for every request, for ever."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.bind(address)
         server.listen()
-        for library in LIBRARIES:
+        for library in libraries:
             importlib.import_module(library)
         threading.Thread(target=_end_with_stdin, daemon=True).start()
         while True:
@@ -83,6 +132,8 @@ def _run(connection: socket.socket, request: dict[str, object], descriptors: lis
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with suppress(PermissionError):  # of another session: it still ends with its caller
+            os.setpgid(0, int(str(request["group"])))  # what ends the caller's group ends this too
         for standard, descriptor in enumerate(descriptors):
             os.dup2(descriptor, standard)
             os.close(descriptor)
@@ -133,4 +184,4 @@ def _end_with_stdin() -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2:])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tasks.rlhf.batch import Example, pad_right, token_batches
+from tasks.rlhf.batch import Example, LossOutput, pad_right, token_batches
 
 # Rows of logits held at once. One chunk of fp32 logits over a vocabulary of 150k is then about 0.6 GB.
 CHUNK = 1024
@@ -36,6 +36,16 @@ def sum_by_row(values_N: Tensor, examples: Sequence[Example]) -> Tensor:
     sizes_B = torch.tensor([len(e.reply_ids) for e in examples], device=values_N.device)
     rows_N = torch.repeat_interleave(torch.arange(len(examples), device=values_N.device), sizes_B)
     return torch.zeros(len(examples), device=values_N.device, dtype=values_N.dtype).index_add(0, rows_N, values_N)
+
+
+def reply_nll(model: Any) -> Callable[[Sequence[Example]], LossOutput]:
+    """The loss of SFT: -log p per reply token, in nats. Weigh rows by their number of reply tokens."""
+
+    def loss(rows: Sequence[Example]) -> LossOutput:
+        sizes_B = torch.tensor([len(row.reply_ids) for row in rows], device=model.device)
+        return LossOutput(-sum_by_row(token_logprobs(model, rows)[0], rows) / sizes_B)
+
+    return loss
 
 
 def pad_by_row(values_N: Tensor, examples: Sequence[Example], width: int | None = None) -> Tensor:

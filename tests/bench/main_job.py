@@ -27,10 +27,11 @@ def job(clone: Path) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"main job: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     summary = json.loads((clone / "data/reports/summary.json").read_text())
-    work = summary["seconds"] - summary["seconds_outside_training_and_sampling"]
+    # The run's own clock starts with the process and stops before the process ends.
+    after = seconds - summary["seconds"]
     return {
         "seconds": round(seconds, 1),
-        "outside": round(seconds - work, 1),
+        "split": {key: round(summary[key] + after, 1) for key in OVERHEAD},
         "output": done.stdout,
         "summary": summary,
     }

@@ -141,12 +141,13 @@ def moment(space, rng, steps, seconds):
 def forked():
     """Variables with which a stage is forked from a process that has imported torch; it is killed all the same."""
     threads = stage.threads_environment("1")
-    with warm.started({**os.environ, **threads, "PYTHONPATH": str(ROOT)}) as address:
+    with warm.WarmProcess({**os.environ, **threads, "PYTHONPATH": str(ROOT)}, warm.TRAINING) as process:
+        process.start()
         deadline = time.monotonic() + LIMIT
-        while not Path(address).exists():
+        while not Path(process.address).exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        yield {**threads, warm.ADDRESS: address}
+        yield {**threads, warm.ADDRESS: process.address}
 
 
 @pytest.mark.parametrize("name", CASES)

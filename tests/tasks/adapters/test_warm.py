@@ -13,12 +13,10 @@ import pytest
 
 from tasks.adapters import warm
 
+ROOT = Path(__file__).parents[3]
 STAGE = """
 import json, os, sys, time
 from pathlib import Path
-from tasks.adapters import warm
-if (status := warm.hand_over()) is not None:
-    sys.exit(status)
 import tasks
 Path("seen.json").write_text(json.dumps({
     "argv": sys.argv[1:], "pid": os.getpid(), "flag": os.environ.get("FLAG"), "folder": os.getcwd(),
@@ -37,9 +35,10 @@ sys.exit(7)
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-        with warm.started(os.environ) as address:
-            yield address
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with warm.WarmProcess(os.environ, warm.TRAINING) as process:
+            process.start()
+            yield process.address
 
 
 @pytest.fixture
@@ -47,20 +46,23 @@ def project(tmp_path: Path) -> Path:
     """A folder with packages of its own, whose `tasks.toy` is a stage."""
     (tmp_path / "tasks/adapters").mkdir(parents=True)
     for package in ("tasks", "tasks/adapters"):
-        (tmp_path / package / "__init__.py").write_text("")
+        (tmp_path / package / "__init__.py").write_text((ROOT / package / "__init__.py").read_text())
     (tmp_path / "tasks/adapters/warm.py").write_text(Path(warm.__file__).read_text())
     (tmp_path / "tasks/toy.py").write_text(STAGE)
     return tmp_path
 
 
-def start(project: Path, address: str | None, *arguments: str) -> "subprocess.Popen[str]":
+def start(
+    project: Path, address: str | None, *arguments: str, module: str = "tasks.toy", group: int | None = None
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "tasks.toy", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=project,
         env={"PATH": os.environ["PATH"], "FLAG": "x"} | ({} if address is None else {warm.ADDRESS: address}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        process_group=group,
     )
 
 
@@ -122,10 +124,45 @@ def test_without_the_process_a_stage_runs_alone(project: Path) -> None:
     assert process.returncode == 7
 
 
+def test_what_ends_the_callers_group_ends_the_fork(project: Path, address: str) -> None:
+    process = start(project, address, "sleep", group=0)
+    pid = int(str(seen(project)["pid"]))
+    assert os.getpgid(pid) == process.pid
+    os.killpg(process.pid, signal.SIGTERM)
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=10)
+    assert not psutil.pid_exists(pid)
+    process.communicate()
+    assert process.returncode != 0
+
+
+def test_a_module_is_handed_over_and_what_it_starts_has_the_next_address(project: Path, address: str) -> None:
+    (project / "outer.py").write_text(
+        "import os, subprocess, sys\n"
+        "print('torch' in sys.modules, os.environ['PLUMBLINE_WARM'], sys.argv[1:], flush=True)\n"
+        "sys.exit(subprocess.call([sys.executable, '-m', 'tasks.toy', 'inner']))\n"
+    )
+    (project / "tasks/adapters/forked.py").write_text((ROOT / "tasks/adapters/forked.py").read_text())
+    process = start(project, os.pathsep.join((address, address)), "outer", "x", module="tasks.adapters.forked")
+    assert process.communicate() == (f"True {address} ['x']\nout\n", "err\n")
+    assert process.returncode == 7
+    assert seen(project)["libraries"] == ["torch", "yaml"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("nobody",)])
+def test_a_module_without_the_process_runs_alone(project: Path, arguments: tuple[str, ...]) -> None:
+    (project / "outer.py").write_text("import sys; print(sys.argv[1:]); sys.exit(3)")
+    (project / "tasks/adapters/forked.py").write_text((ROOT / "tasks/adapters/forked.py").read_text())
+    nobody = str(project / arguments[0]) if arguments else None
+    process = start(project, nobody, "outer", "x", module="tasks.adapters.forked")
+    assert process.communicate() == ("['x']\n", "")
+    assert process.returncode == 3
+
+
 def test_it_ends_with_its_starter(project: Path) -> None:
     code = (
         "import os, sys, time; from tasks.adapters import warm\n"
-        "with warm.started(os.environ) as address:\n"
+        "with warm.WarmProcess(os.environ, warm.TRAINING) as process:\n"
+        "    process.start()\n"
         "    print(next(p.pid for p in __import__('psutil').Process().children()), flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as starter:
