@@ -15,6 +15,7 @@ OUTSIDE_TOOLS = {"prefect", "mlflow", "dvc", "great_expectations"}
 EXEMPT = (
     "tasks/adapters",
     "tasks/rlhf/checkpoint",
+    "tasks/rlhf/ranks",  # reached from checkpoint; what trains or measures with several processes names it
     "tasks/__init__",
     "tasks/rlhf/__init__",
     "tasks/preferences/__init__",

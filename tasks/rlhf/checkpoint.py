@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from tasks.records import content_hash
+from tasks.rlhf import ranks
 
 # Writing takes at most this share of the time: after a slow save the next one is further away.
 MAX_SHARE = 0.02
@@ -41,10 +42,25 @@ class Checkpoints:
         self.resumed_from: int | None = None  # the step that a loop went on after
 
     def restore(self, parts: Mapping[str, Any]) -> None:
-        """Called once before a loop: bring all parts to where an interrupted run left them, else change nothing."""
+        """Called once before a loop: bring all parts to where an interrupted run left them, else change nothing.
+
+        Of several processes (ranks.py) the first looks, and all go on from what it found.
+        """
         if self._stage is None:
             return
         self._loop += 1
+        group = ranks.current()
+        found = group.from_first(self._newest() if group.is_first else None)
+        if found is not None:
+            path, self.resumed_from = found
+            _restore(parts, path)
+            if group.is_first:
+                _say(f"going on after step {self.resumed_from}")
+        self._due = time.monotonic() + self._seconds
+
+    def _newest(self) -> tuple[Path, int] | None:
+        """The last whole state of this loop, and the step that it was kept after."""
+        assert self._stage is not None
         # Now, not at the first save: whoever edits inputs or code while this runs must not get them mixed.
         self._folder = self._stage / self._make_key()
         self._drop_strangers()
@@ -54,15 +70,15 @@ class Checkpoints:
                 _say(f"{path} is damaged and was left out; what it held is computed again")
                 path.unlink()
                 continue
-            _restore(parts, path)
-            self.resumed_from = int(step)
-            _say(f"going on after step {self.resumed_from}")
-            break
-        self._due = time.monotonic() + self._seconds
+            return path, int(step)
+        return None
 
     def save(self, step: int, parts: Mapping[str, Any]) -> None:
-        """Keep the parts as they are after `step`, if it is time; called between two steps."""
-        if self._stage is None or time.monotonic() < self._due:
+        """Keep the parts as they are after `step`, if it is time; called between two steps.
+
+        Of several processes the first writes: what it holds is what all hold.
+        """
+        if self._stage is None or time.monotonic() < self._due or not ranks.current().is_first:
             return
         started = time.monotonic()
         try:

@@ -1,7 +1,7 @@
 """Experience: replies sampled from the policy, scored, and measured under the policy, the reference and the critic."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.rlhf import ranks
 from tasks.rlhf.advantages import kl_k1, kl_k3
 from tasks.rlhf.batch import Example, Prompt, Rollout, ScorePart, token_batches
 from tasks.rlhf.logprobs import pad_by_row
 from tasks.rlhf.options import RolloutOptions
-from tasks.rlhf.rollout import sample
+from tasks.rlhf.rollout import Reply, sample
 
 Score = Callable[[Sequence[Example], Sequence[Prompt]], Mapping[str, ScorePart]]  # each example's prompt; parts by name
+
+_OF_RANK = 1_000_000_000_000_003  # times the rank, added to the seed: beyond what steps and redraws add
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,56 @@ class Learner:
 def collect(
     learner: Learner, prompts: Sequence[Prompt], options: RolloutOptions, seed: int
 ) -> tuple[Rollout, dict[str, float]]:
-    """Sample `replies_per_prompt` replies to each prompt, score them, and measure them."""
-    asked = [prompt for prompt in prompts for _ in range(options.replies_per_prompt)]
+    """Sample `replies_per_prompt` replies to each prompt, score them, and measure them.
+
+    Of several processes (ranks.py) each does so for a block of the prompts, with draws of its own, and then all hold
+    the whole rollout: advantages, their whitening and every figure are over all replies.
+    """
+    group = ranks.current()
+    own = group.block(prompts)
+    gathered = group.gather(_draw(learner, own, options, seed + group.index * _OF_RANK) if own else None)
+    drawn = _together([part for part in gathered if part is not None])
+    asked = _asked(prompts, options)
+    replies = drawn.replies
+    examples = [Example(prompt.ids, reply.ids) for prompt, reply in zip(asked, replies, strict=True)]
+    finished_B = np.array([reply.finished for reply in replies])
+    logprobs_BT = pad_by_row(torch.tensor([lp for reply in replies for lp in reply.logprobs]), examples)
+    sizes_B = np.array([len(reply.ids) for reply in replies])
+    scores_B, metrics = total_score(drawn.parts)
+    penalties = _penalties(finished_B, sizes_B, options)
+    rollout = Rollout(
+        examples=examples,
+        prompt_B=torch.arange(len(prompts)).repeat_interleave(options.replies_per_prompt),
+        reply_mask_BT=torch.arange(logprobs_BT.shape[1])[None] < torch.from_numpy(sizes_B)[:, None],
+        logprobs_BT=logprobs_BT,
+        reference_BT=drawn.reference_BT,
+        scores_B=torch.from_numpy(scores_B - sum(penalties.values())).float(),
+        values_BT=drawn.values_BT,
+        kl_scale_B=torch.tensor([options.kl_by_domain.get(prompt.domain, 1.0) for prompt in asked]),
+        max_new_tokens=learner.max_new_tokens,
+    )
+    metrics |= {name: float(penalty_B.mean()) for name, penalty_B in penalties.items()}
+    metrics |= {"reply_length": float(sizes_B.mean()), "finished": float(finished_B.mean())}
+    return rollout, metrics | _divergence(rollout)
+
+
+def _asked(prompts: Sequence[Prompt], options: RolloutOptions) -> list[Prompt]:
+    """The prompt of each reply."""
+    return [prompt for prompt in prompts for _ in range(options.replies_per_prompt)]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Replies and what was measured of each."""
+
+    replies: list[Reply]
+    parts: Mapping[str, ScorePart]
+    reference_BT: Tensor
+    values_BT: Tensor | None
+
+
+def _draw(learner: Learner, prompts: Sequence[Prompt], options: RolloutOptions, seed: int) -> _Drawn:
+    asked = _asked(prompts, options)
     replies = sample(
         learner.policy,
         [prompt.ids for prompt in asked],
@@ -49,27 +100,36 @@ def collect(
         pad_id=learner.pad_id,
     )
     examples = [Example(prompt.ids, reply.ids) for prompt, reply in zip(asked, replies, strict=True)]
-    finished_B = np.array([reply.finished for reply in replies])
-    logprobs_BT = pad_by_row(torch.tensor([lp for reply in replies for lp in reply.logprobs]), examples)
-    sizes_B = np.array([len(reply.ids) for reply in replies])
-    parts = learner.score(examples, asked)
-    scores_B, metrics = total_score(parts)
-    penalties = _penalties(finished_B, sizes_B, options)
     budget = options.micro_batch_tokens
-    rollout = Rollout(
-        examples=examples,
-        prompt_B=torch.arange(len(prompts)).repeat_interleave(options.replies_per_prompt),
-        reply_mask_BT=torch.arange(logprobs_BT.shape[1])[None] < torch.from_numpy(sizes_B)[:, None],
-        logprobs_BT=logprobs_BT,
+    return _Drawn(
+        replies=replies,
+        parts=learner.score(examples, asked),
         reference_BT=_measured(learner.reference_logprobs, examples, budget),
-        scores_B=torch.from_numpy(scores_B - sum(penalties.values())).float(),
         values_BT=None if learner.critic is None else _measured(learner.critic, examples, budget),
-        kl_scale_B=torch.tensor([options.kl_by_domain.get(prompt.domain, 1.0) for prompt in asked]),
-        max_new_tokens=learner.max_new_tokens,
     )
-    metrics |= {name: float(penalty_B.mean()) for name, penalty_B in penalties.items()}
-    metrics |= {"reply_length": float(sizes_B.mean()), "finished": float(finished_B.mean())}
-    return rollout, metrics | _divergence(rollout)
+
+
+def _together(drawn: Sequence[_Drawn]) -> _Drawn:
+    """What several processes drew, as one."""
+    if len(drawn) == 1:
+        return drawn[0]
+    parts = {
+        name: replace(part, values_B=np.concatenate([d.parts[name].values_B for d in drawn]))
+        for name, part in drawn[0].parts.items()
+    }
+    values = [d.values_BT for d in drawn if d.values_BT is not None]
+    return _Drawn(
+        replies=[reply for d in drawn for reply in d.replies],
+        parts=parts,
+        reference_BT=_below([d.reference_BT for d in drawn]),
+        values_BT=_below(values) if values else None,
+    )
+
+
+def _below(tensors: Sequence[Tensor]) -> Tensor:
+    """Their rows, padded to one width."""
+    width = max(x_BT.shape[1] for x_BT in tensors)
+    return torch.cat([torch.nn.functional.pad(x_BT, (0, width - x_BT.shape[1])) for x_BT in tensors])
 
 
 def total_score(parts: Mapping[str, ScorePart]) -> tuple[np.ndarray, dict[str, float]]:

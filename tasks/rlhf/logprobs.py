@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tasks.rlhf import ranks
 from tasks.rlhf.batch import Example, LossOutput, pad_right, token_batches
 
 # Rows of logits held at once. One chunk of fp32 logits over a vocabulary of 150k is then about 0.6 GB.
@@ -85,12 +86,17 @@ def reply_logprobs(
 def reply_sums(
     logprobs: Callable[[Sequence[Example]], Tensor], examples: Sequence[Example], batch_tokens: int = 16384
 ) -> np.ndarray:
-    """log p of each reply, in nats, float64 [B], in the order given; `logprobs` measures a batch: [N]."""
-    out = np.empty(len(examples))
-    for rows in token_batches([e.length for e in examples], batch_tokens, np.random.default_rng(0)):
+    """log p of each reply, in nats, float64 [B], in the order given; `logprobs` measures a batch: [N].
+
+    Processes that train together (ranks.py) each measure some of the batches.
+    """
+    out = np.zeros(len(examples))
+    group = ranks.current()
+    for rows in group.share(token_batches([e.length for e in examples], batch_tokens, np.random.default_rng(0))):
         batch = [examples[i] for i in rows]
         out[rows] = sum_by_row(logprobs(batch), batch).cpu().numpy()
-    return out
+    total: np.ndarray = np.sum(group.gather(out), axis=0)
+    return total
 
 
 def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from tasks.rlhf import ranks
 from tasks.rlhf.batch import LossOutput, Tracker, token_batches
 from tasks.rlhf.options import DatasetOptions, OptimizerOptions
 
@@ -34,9 +35,10 @@ def train_on_dataset(
     """Minimise the weighted mean of `loss` over `rows`, in place.
 
     Per optimiser step the mean is over the whole step (sum of weighted losses / sum of weights), so micro-batches
-    change nothing; `before_step` sees all its rows before `loss` sees any. The order of rows is drawn from `seed`,
-    apart from the model's own draws. Checkpoints fall between two optimiser steps; an interrupted run ends with the
-    weights, figures and draws of one that was not.
+    change nothing, nor do several processes (ranks.py): each computes `loss` on its share of a step's rows.
+    `before_step` sees all of them before `loss` sees any. The order of rows is drawn from `seed`, apart from the
+    model's own draws. Checkpoints fall between two optimiser steps; an interrupted run ends with the weights, figures
+    and draws of one that was not.
     """
     generator = np.random.default_rng(seed)
     lengths = [row.length for row in rows]
@@ -46,6 +48,7 @@ def train_on_dataset(
     optimizer = new_optimizer(parameters, options)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(len(steps), options.warmup_share))
     log_every = max(1, len(steps) // 200)
+    group = ranks.current()
     progress = Progress()
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "progress": progress, "tracker": tracker}
     tracker.checkpoints.restore(parts)
@@ -54,8 +57,11 @@ def train_on_dataset(
         chosen = [rows[i] for i in batch]
         if before_step is not None:
             before_step(chosen)
-        metrics = _accumulate(chosen, loss, weight, options.micro_batch_tokens)
-        total_weight = metrics.pop("weight")
+        group.reseed(seed, step)
+        sums = group.add(_accumulate(chosen, loss, weight, options.micro_batch_tokens, group))
+        group.add_gradients(parameters)
+        total_weight = sums.pop("weight")
+        metrics = {key: value / total_weight for key, value in sums.items()}
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.div_(total_weight)
@@ -99,23 +105,33 @@ class Progress:
 
 
 def _accumulate(
-    rows: list[R], loss: Callable[[list[R]], LossOutput], weight: Callable[[R], float], micro_tokens: int
+    rows: list[R],
+    loss: Callable[[list[R]], LossOutput],
+    weight: Callable[[R], float],
+    micro_tokens: int,
+    group: ranks.Ranks,
 ) -> dict[str, float]:
-    """Backward pass over micro-batches of the weighted *sum*; weighted means of loss and metrics, and the weight."""
+    """Backward pass over micro-batches of this process's rows; weighted sums of loss and metrics, and the weight.
+
+    All processes make as many passes of as many rows: where rows run out, one is repeated and weighs nothing.
+    """
     totals: dict[str, float] = {"weight": 0.0, "loss": 0.0}
     longest = max(row.length for row in rows)
     size = max(1, micro_tokens // longest)
-    for start in range(0, len(rows), size):
-        micro = rows[start : start + size]
+    share = [(row, weight(row)) for row in group.share(rows)]
+    if len(share) * group.count < len(rows):
+        share.append((rows[0], 0.0))
+    for start in range(0, len(share), size):
+        micro = [row for row, _ in share[start : start + size]]
         output = loss(micro)
-        weights_B = torch.tensor([weight(row) for row in micro], device=output.loss_B.device)
+        weights_B = torch.tensor([w for _, w in share[start : start + size]], device=output.loss_B.device)
         weighted = (output.loss_B * weights_B).sum()
         weighted.backward()
         totals["weight"] += float(weights_B.sum())
         totals["loss"] += float(weighted.detach())
         for key, value_B in output.metrics.items():
             totals[key] = totals.get(key, 0.0) + float((value_B * weights_B).sum())
-    return {key: value if key == "weight" else value / totals["weight"] for key, value in totals.items()}
+    return totals
 
 
 def new_optimizer(parameters: list[Any], options: OptimizerOptions, lr: float | None = None) -> torch.optim.Optimizer:

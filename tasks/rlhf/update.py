@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf import health
+from tasks.rlhf import health, ranks
 from tasks.rlhf.advantages import kl_k3
 from tasks.rlhf.batch import Lesson, PolicyLoss, Rollout
 from tasks.rlhf.experience import Learner
@@ -49,12 +49,15 @@ def rows_by_prompt(prompt_B: Tensor, kept_B: Tensor) -> list[Tensor]:
 
 
 def micro_batches(part: Rollout, budget: int) -> list[Tensor]:
-    """Row indices in batches of similar length: whole prompts, at most `budget` tokens with padding, at least one."""
+    """Row indices in batches of similar length: whole prompts, at most `budget` tokens with padding, at least one.
+
+    Of several processes (ranks.py) each gets its share of the prompts.
+    """
     prompts = rows_by_prompt(part.prompt_B, torch.ones_like(part.prompt_B, dtype=torch.bool))
     sizes = [max(part.examples[i].length for i in rows.tolist()) for rows in prompts]
     batches: list[list[Tensor]] = []
     held = 0
-    for number in np.argsort(sizes, kind="stable"):
+    for number in ranks.current().share(np.argsort(sizes, kind="stable").tolist()):
         rows = prompts[number]
         if not batches or (held + len(rows)) * sizes[number] > budget:
             batches.append([])
@@ -120,20 +123,23 @@ def _value_loss(learner: Learner, part: Rollout, lesson: Lesson, options: Critic
 
 
 def _step(losses: Iterator[_MicroLoss], optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Metrics:
-    """One optimiser step on the weighted mean over all micro-batches: how they were cut changes nothing."""
-    weight, tokens = 0.0, 0
-    sums: dict[str, float] = {}
-    token_sums: dict[str, float] = {}
+    """One optimiser step on the weighted mean over all micro-batches of all processes: the cut changes nothing."""
+    sums = {"weight": 0.0}
+    token_sums = {"tokens": 0.0}
     for micro in losses:
         loss = micro.loss.loss_B.sum()
         loss.backward()
-        weight += float(micro.loss.weight_B.sum())
-        tokens += micro.num_tokens
+        sums["weight"] += float(micro.loss.weight_B.sum())
+        token_sums["tokens"] += micro.num_tokens
         for key, value_B in ({"loss": loss.detach()} | micro.loss.metrics).items():
             sums[key] = sums.get(key, 0.0) + float(value_B.sum())
         for key, total in micro.per_token.items():
             token_sums[key] = token_sums.get(key, 0.0) + float(total)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    group = ranks.current()
+    parameters = [p for some in optimizer.param_groups for p in some["params"]]
+    sums, token_sums = group.add(sums), group.add(token_sums)
+    group.add_gradients(parameters)
+    weight, tokens = sums.pop("weight"), token_sums.pop("tokens")
     torch._foreach_div_([p.grad for p in parameters if p.grad is not None], weight)
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     optimizer.step()

@@ -1,0 +1,135 @@
+"""The processes that train one model together (ranks): who this one is, its share of the work, and sums over all.
+
+Every rank holds the same weights, optimiser and generators, and sees the same rows in the same order. It computes on
+its share and adds up with the others, so all take the same step: the arithmetic of data-parallel training, without a
+wrapper around the model. Alone, nothing here does anything. infra/decisions/0011-several-processes.md says why so.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+BUCKET = 2**24  # numbers sent at once: enough to be quick, few beside the weights
+
+
+@dataclass(frozen=True)
+class Ranks:
+    index: int = 0  # of this process; 0 is the one that writes
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Every `count`-th item: of items in the order of their length, all ranks get as much."""
+        return list(items[self.index :: self.count])
+
+    def block(self, items: Sequence[T]) -> Sequence[T]:
+        """A run of neighbours; those of all ranks, in order, are the items."""
+        start, end = (len(items) * i // self.count for i in (self.index, self.index + 1))
+        return items[start:end]
+
+    def gather(self, value: T) -> list[T]:
+        """Everybody's value, in the order of the ranks; all have to ask."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: T) -> T:
+        """The first rank's value; all have to ask."""
+        return self.gather(value)[0]
+
+    def add(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Sums over all ranks, by key; a rank without work leaves keys out."""
+        totals: dict[str, float] = {}
+        for part in self.gather(dict(sums)):
+            for key, value in part.items():
+                totals[key] = totals[key] + value if key in totals else value
+        return totals
+
+    def add_gradients(self, parameters: Iterable[Any]) -> None:
+        """Sum the gradients over all ranks, in place; a parameter that no rank used keeps none.
+
+        Sharded parameters (sharding.py) are summed by their own backward pass.
+        """
+        if self.count == 1:
+            return
+        import torch
+        import torch.distributed as dist
+        from torch.distributed.tensor import DTensor
+
+        whole = [p for p in parameters if not isinstance(p, DTensor)]
+        if not whole:
+            return
+        used = torch.tensor([p.grad is not None for p in whole], dtype=torch.uint8, device=whole[0].device)
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        for parameter, is_used in zip(whole, used.tolist(), strict=True):
+            if is_used and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in _buckets([p.grad for p in whole if p.grad is not None]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            for gradient, piece in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(piece.view_as(gradient))
+
+    def reseed(self, seed: int, step: int) -> None:
+        """Draws (of dropout) that differ from rank to rank and follow from the step: a resumed run repeats them."""
+        if self.count > 1:
+            import torch
+
+            torch.manual_seed(seed * 1_000_003 + step * self.count + self.index)
+
+
+def current() -> Ranks:
+    """Of this process, as `join` left it."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return Ranks(dist.get_rank(), dist.get_world_size())
+    return Ranks()
+
+
+def join() -> Ranks:
+    """Meet the other ranks, whom accelerate finds by RANK, WORLD_SIZE and MASTER_ADDR; NCCL on GPUs, else gloo.
+
+    ValueError where there are more processes than GPUs.
+    """
+    import os
+
+    import torch
+    from accelerate import PartialState
+
+    on_gpu, count = torch.cuda.is_available(), int(os.environ["WORLD_SIZE"])
+    if on_gpu and count > torch.cuda.device_count():
+        raise ValueError(
+            f"PLUMBLINE_PROCESSES = {count}: this machine has {torch.cuda.device_count()} GPUs; start at most one "
+            "process for each, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+    PartialState(cpu=not on_gpu)
+    return current()
+
+
+def leave() -> None:
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
+
+
+def _buckets(gradients: Sequence[Any]) -> Iterator[list[Any]]:
+    """Neighbours of one number type, together at most BUCKET numbers or one tensor."""
+    bucket: list[Any] = []
+    for gradient in gradients:
+        held = sum(g.numel() for g in bucket)
+        if bucket and (gradient.dtype != bucket[0].dtype or held + gradient.numel() > BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

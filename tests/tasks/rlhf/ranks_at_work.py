@@ -1,0 +1,184 @@
+"""Training runs that one process and several are to do alike: `python -m tests.tasks.rlhf.ranks_at_work <folder>`.
+
+Each rank writes what it saw to `<folder>/<rank>.json`.
+"""
+
+import contextlib
+import copy
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tasks.rlhf import algorithms, experience, models, ranks
+from tasks.rlhf.batch import Example, Prompt
+from tasks.rlhf.checkpoint import Checkpoints
+from tasks.rlhf.logprobs import token_logprobs
+from tasks.rlhf.options import DatasetOptions, LoraOptions
+from tasks.rlhf.rollout import Reply
+from tasks.rlhf.train_on_dataset import train_on_dataset
+from tasks.rlhf.train_on_feedback import train_on_feedback
+from tasks.rlhf.train_on_pairs import train_on_pairs
+from tasks.rlhf.train_on_rollouts import train_on_rollouts
+from tests.tasks.rlhf.test_loops import Recorder, data, nll, pairs
+from tests.tasks.rlhf.test_train_on_rollouts import learner, likes_sevens, section
+
+FIXED = {"lr": 1e-3, "num_epochs": 1, "batch_tokens": 128, "sft_weight": 0.1, "beta": 0.1}
+# 5 prompts in 2 minibatches: neither divides by two processes.
+FRESH = {"num_steps": 3, "prompts_per_step": 5, "kl_target": 1.0, "kl_horizon": 50, "held_out_every": 2}
+RNG = np.random.default_rng(7)
+PROMPTS = [Prompt([number + 4, *RNG.integers(4, 60, number % 4).tolist()], "x") for number in range(20)]
+
+
+def tiny_model(vocab_size=64):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def fixed_replies(model, prompts, *, max_new_tokens, seed, eos_id, **_):
+    """Replies that follow from the prompt and its turn alone, whoever draws them, with the model's log-probs."""
+    examples, turns = [], {}
+    for ids in prompts:
+        turn = turns[tuple(ids)] = turns.get(tuple(ids), 0) + 1
+        rng = np.random.default_rng([turn, *ids])
+        examples.append(Example(ids, [*rng.integers(4, 10, rng.integers(1, max_new_tokens)).tolist(), eos_id]))
+    with torch.no_grad():
+        logprobs_N, _ = token_logprobs(model.eval(), examples)
+    pieces = logprobs_N.split([len(e.reply_ids) for e in examples])
+    return [Reply(list(e.reply_ids), piece.tolist(), True) for e, piece in zip(examples, pieces, strict=True)]
+
+
+@contextlib.contextmanager
+def the_same_replies():
+    drawn = experience.sample
+    experience.sample = fixed_replies
+    try:
+        yield
+    finally:
+        experience.sample = drawn
+
+
+def sft(**options):
+    model, recorder = tiny_model(), Recorder()
+    settings = DatasetOptions(**{"num_epochs": 1, "lr": 1e-3, "batch_tokens": 64, **options})
+    train_on_dataset(model, data(), nll(model), lambda r: len(r.reply_ids), settings, 0, recorder)
+    return recorder.rows, model
+
+
+def on_fixed(name):
+    policy, recorder = tiny_model(), Recorder()
+    reference = copy.deepcopy(policy)
+
+    @torch.no_grad()
+    def logprobs(examples):
+        return token_logprobs(reference, examples)[0]
+
+    algorithm = algorithms.load(name, FIXED)
+    if algorithm.unpaired:
+        from tasks.rlhf.feedback import from_pairs
+
+        train_on_feedback(policy, logprobs, from_pairs(pairs()), algorithm, 0, recorder)
+    else:
+        train_on_pairs(policy, logprobs, pairs(), algorithm, 0, recorder)
+    return recorder.rows, policy
+
+
+def on_fresh(name):
+    algorithm, run = learner(tiny_model(), likes_sevens, name, section(**FRESH))
+    recorder = Recorder()
+    train_on_rollouts(run, PROMPTS, PROMPTS[:3], algorithm.options, 0, recorder)
+    return recorder.rows, run.policy
+
+
+RUNS = {
+    "sft": sft,
+    # Steps of one to three rows: some ranks have none.
+    "sft, short steps": lambda: sft(batch_tokens=16, micro_batch_tokens=8),
+    "dpo": lambda: on_fixed("dpo"),
+    "kto": lambda: on_fixed("kto"),
+    "grpo": lambda: on_fresh("grpo"),
+    "ppo": lambda: on_fresh("ppo"),
+}
+
+
+def all_runs():
+    """{run: (rows logged, weights)}"""
+    with the_same_replies():
+        found = {name: run() for name, run in RUNS.items()}
+    return {name: (rows, weights(model)) for name, (rows, model) in found.items()}
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+class Interrupted(Exception):  # noqa: N818
+    pass
+
+
+def resumed(folder):
+    """(weights of a whole run, of one that was interrupted and went on, the step it went on after).
+
+    Adapters with dropout: their masks differ from rank to rank.
+    """
+
+    def run(name, at=0):
+        model = models.add_lora(tiny_model(), LoraOptions(rank=2, alpha=4, dropout=0.5))
+        model.train()
+        recorder = Recorder()
+        recorder.checkpoints = Checkpoints(folder / name, lambda: "k")
+        recorder.state_dict, recorder.load_state_dict = lambda: {}, lambda state: None
+        log = recorder.log
+
+        def logged(step, total, **metrics):
+            if step == at:
+                raise Interrupted
+            log(step, total, **metrics)
+
+        recorder.log = logged
+        options = DatasetOptions(num_epochs=1, lr=1e-2, batch_tokens=128)
+        train_on_dataset(model, data(), nll(model), lambda r: len(r.reply_ids), options, 0, recorder)
+        return weights(model), recorder.checkpoints.resumed_from
+
+    whole, _ = run("whole")
+    with contextlib.suppress(Interrupted):
+        run("kept", at=3)
+    again, step = run("kept")
+    return whole, again, step
+
+
+def draws():
+    """Tokens of a rollout, as its ranks drew them with their own seeds."""
+    algorithm, run = learner(tiny_model(), likes_sevens, "grpo", section(**FRESH))
+    rollout, _ = experience.collect(run, PROMPTS[:1] * 4, algorithm.options, 3)
+    return [list(e.reply_ids) for e in rollout.examples]
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    group = ranks.join()
+    runs = all_runs()
+    whole, again, step = resumed(folder)
+    found = {
+        "curves": {name: rows for name, (rows, _) in runs.items()},
+        "weights": {name: zlib.crc32(value.numpy().tobytes()) for name, (_, value) in runs.items()},
+        "resumed": [torch.equal(whole, again), step, zlib.crc32(whole.numpy().tobytes())],
+        "kept": sorted(path.parent.parent.name for path in folder.glob("*/*/*.pt")),
+        "draws": draws(),
+        "group": [group.index, group.count],
+    }
+    (folder / f"{group.index}.json").write_text(json.dumps(found))
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
