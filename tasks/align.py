@@ -185,6 +185,7 @@ STAGE = stage.Stage(
         "collected/train.parquet",
     ),
     writes=("models/policy",),
+    trains=True,
 )
 
 if __name__ == "__main__":

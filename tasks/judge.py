@@ -33,6 +33,7 @@ STAGE = stage.Stage(
     run,
     reads=(*READS, *tables("judge"), *tables("dev")),
     writes=("models/judge",),
+    trains=True,
 )
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ def member_stage(member: int) -> stage.Stage:
         partial(run, member=member),
         reads=(*READS, *tables("train"), *tables("dev")),
         writes=(f"models/reward/{member}",),
+        trains=True,
     )
 
 

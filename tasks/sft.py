@@ -43,7 +43,12 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
 
 
 STAGE = stage.Stage(
-    "sft", Params, run, reads=("contract.json", "tokenizer", "prepared/demonstrations"), writes=("models/sft",)
+    "sft",
+    Params,
+    run,
+    reads=("contract.json", "tokenizer", "prepared/demonstrations"),
+    writes=("models/sft",),
+    trains=True,
 )
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.adapters import checkpoints, warm
+from tasks.adapters import checkpoints, processes, warm
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
 
@@ -85,6 +85,7 @@ class Stage:
     run: Callable[[Any, Path, FileTracker], Mapping[str, Any]]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    trains: bool = False  # by a loop that several processes can share (tasks/adapters/processes.py)
 
 
 def main(stage: Stage) -> None:
@@ -94,28 +95,55 @@ def main(stage: Stage) -> None:
     os.environ |= threads_environment(os.environ.get("PLUMBLINE_THREADS"))
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
-    runs = DATA / "runs" / name
-    runs.mkdir(parents=True, exist_ok=True)
-    (runs / "failure.json").unlink(missing_ok=True)
     try:
-        with lock(DATA / ".lock" / name):
-            execute(stage)
+        if processes.is_rank():
+            with processes.joined():
+                execute(stage)
+        else:
+            _start(stage)
     except BusyError as error:
         _fail(name, BUSY, str(error))
     except ContractError as error:
         _fail(name, BAD_CONTRACT, str(error))
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         _fail(name, BAD_INPUT, str(error))
+    except processes.RankError as error:
+        if error.status == processes.CRASHED:
+            sys.stderr.write(error.trace)
+            sys.exit(_say(f"{name}: {error}", error.status))
+        _fail(name, error.status, str(error), error.trace)
+    except Exception as error:
+        if processes.is_rank():
+            _fail(name, processes.CRASHED, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _start(stage: Stage) -> None:
+    """Run the stage alone in its workspace: in this process, or in several that this one waits for."""
+    runs = DATA / "runs" / stage.name
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "failure.json").unlink(missing_ok=True)
+    with lock(DATA / ".lock" / stage.name):
+        count = processes.wanted() if stage.trains else 1
+        if count == 1:
+            execute(stage)
+        else:
+            processes.run(count, runs / "ranks")
 
 
 def execute(stage: Stage) -> None:
-    """Run the stage in this process, in the current folder, and write its report and sidecar."""
+    """Run the stage in this process, in the current folder, and write its report and sidecar.
+
+    Of several processes the first writes; the others compute the same and keep it to themselves.
+    """
     name = stage.name
     params = read_params(stage.params, name.partition("@")[0])
     started = time.time()
     kept = checkpoints.of_stage(name, params, stage.reads, DATA)
-    with closing(FileTracker(name, DATA, kept)) as tracker:
+    with closing(FileTracker(name, DATA, kept, writes=processes.is_first())) as tracker:
         metrics = stage.run(params, DATA, tracker)
+        if not processes.is_first():
+            return
         tracker.write_curve()
     report = {
         "stage": name,
@@ -134,6 +162,7 @@ def execute(stage: Stage) -> None:
         "cpu_seconds": round(time.process_time(), 3),
         "machine": platform.machine(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")) if processes.is_rank() else 1,
         "resumed_from_step": kept.resumed_from,
     }
     write_json(DATA / "runs" / name / "sidecar.json", sidecar)
@@ -255,11 +284,13 @@ def _plain(value: Any) -> Any:
     return number if number == 0 else float(f"{number:.8g}")
 
 
-def _fail(name: str, status: int, message: str) -> None:
-    write_json(
-        DATA / "runs" / name / "failure.json",
-        {"status": status, "message": message, "traceback": traceback.format_exc()},
-    )
+def _fail(name: str, status: int, message: str, trace: str | None = None) -> None:
+    runs = DATA / "runs" / name
+    if processes.is_rank():
+        processes.leave_word(runs / "ranks", status, message)
+        sys.exit(status)
+    document = {"status": status, "message": message, "traceback": trace or traceback.format_exc()}
+    write_json(runs / "failure.json", document)
     sys.exit(_say(f"{name}: {message}", status))
 
 

@@ -7,26 +7,28 @@ tells the whole story, without a gap and without a step told twice.
 """
 
 import csv
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tasks.rlhf import checkpoint
 
 
 class FileTracker:
-    def __init__(self, stage: str, data: Path, checkpoints: checkpoint.Checkpoints = checkpoint.NONE) -> None:
+    def __init__(
+        self, stage: str, data: Path, checkpoints: checkpoint.Checkpoints = checkpoint.NONE, *, writes: bool = True
+    ) -> None:
+        """Without `writes`, nothing is written: of several processes one tells."""
         self.stage = stage
         self.checkpoints = checkpoints  # for the loops of the stage
         self.curve: dict[int, dict[str, float]] = {}
         self.phases: dict[str, float] = {}
-        folder = data / "runs" / stage
-        folder.mkdir(parents=True, exist_ok=True)
         self._curves = data / "curves"
-        self._file = (folder / "telemetry.jsonl").open("w+", buffering=1)
+        self._file: TextIO = _telemetry(data / "runs" / stage) if writes else io.StringIO()
         self._start = time.monotonic()
         self._open: dict[str, float] = {}  # phases that have begun, and when
 
@@ -89,3 +91,8 @@ class FileTracker:
             "metrics": {name: float(value) for name, value in metrics.items()},
         }
         self._file.write(json.dumps(line) + "\n")
+
+
+def _telemetry(folder: Path) -> TextIO:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / "telemetry.jsonl").open("w+", buffering=1)

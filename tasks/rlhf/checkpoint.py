@@ -50,6 +50,11 @@ class Checkpoints:
             return
         self._loop += 1
         group = ranks.current()
+        if group.sharded:
+            self._stage = None
+            if group.is_first:
+                _say("none is kept with PLUMBLINE_SHARD; an interrupted run starts again")
+            return
         found = group.from_first(self._newest() if group.is_first else None)
         if found is not None:
             path, self.resumed_from = found

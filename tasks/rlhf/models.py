@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tasks.records import forget_environment
+from tasks.rlhf import ranks
 from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import reply_states
 from tasks.rlhf.options import LoraOptions, ModelOptions
@@ -94,7 +95,9 @@ def disable_dropout(model: Any) -> None:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights (adapters merged), configuration and tokenizer to `folder`."""
+    """Write weights (adapters merged), configuration and tokenizer to `folder`; of several processes the first does."""
+    if not ranks.current().is_first:
+        return
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ wrapper around the model. Alone, nothing here does anything. infra/decisions/001
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +19,7 @@ BUCKET = 2**24  # numbers sent at once: enough to be quick, few beside the weigh
 class Ranks:
     index: int = 0  # of this process; 0 is the one that writes
     count: int = 1
+    sharded: bool = False  # each keeps a part of what it trains (sharding.py)
 
     @property
     def is_first(self) -> bool:
@@ -57,7 +59,7 @@ class Ranks:
     def add_gradients(self, parameters: Iterable[Any]) -> None:
         """Sum the gradients over all ranks, in place; a parameter that no rank used keeps none.
 
-        Sharded parameters (sharding.py) are summed by their own backward pass.
+        Those of sharded parameters have been summed by the backward pass.
         """
         if self.count == 1:
             return
@@ -87,39 +89,53 @@ class Ranks:
             torch.manual_seed(seed * 1_000_003 + step * self.count + self.index)
 
 
+_here = Ranks()
+
+
 def current() -> Ranks:
-    """Of this process, as `join` left it."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return Ranks(dist.get_rank(), dist.get_world_size())
-    return Ranks()
+    """This process, alone unless it has joined others."""
+    return _here
 
 
-def join() -> Ranks:
-    """Meet the other ranks, whom accelerate finds by RANK, WORLD_SIZE and MASTER_ADDR; NCCL on GPUs, else gloo.
+def join(index: int, count: int, meeting: Path, sharded: bool = False) -> Ranks:
+    """Meet the other ranks in a file that is not there yet: by NCCL, a GPU each, or by gloo where there is no GPU.
 
-    ValueError where there are more processes than GPUs.
+    Accelerate reads LOCAL_RANK besides. ValueError where there are more processes than GPUs.
     """
-    import os
-
     import torch
     from accelerate import PartialState
 
-    on_gpu, count = torch.cuda.is_available(), int(os.environ["WORLD_SIZE"])
+    on_gpu = torch.cuda.is_available()
     if on_gpu and count > torch.cuda.device_count():
         raise ValueError(
             f"PLUMBLINE_PROCESSES = {count}: this machine has {torch.cuda.device_count()} GPUs; start at most one "
             "process for each, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
-    PartialState(cpu=not on_gpu)
-    return current()
+    PartialState(cpu=not on_gpu, init_method=f"file://{meeting}", rank=index, world_size=count)
+    global _here
+    _here = Ranks(index, count, sharded)
+    return _here
 
 
 def leave() -> None:
     from accelerate import PartialState
 
+    global _here
+    _here = Ranks()
     PartialState().destroy_process_group()
+
+
+def refuse_shards(what: str) -> None:
+    """ValueError where each rank keeps a part only and `what` needs a whole model."""
+    if current().sharded:
+        raise ValueError(
+            f"PLUMBLINE_SHARD: {what} needs the whole model on every GPU; leave it out, or train adapters (model.lora)"
+        )
+
+
+def whole(tensor: Any) -> Any:
+    """All of a tensor that may be sharded; all ranks have to ask."""
+    return tensor.full_tensor() if current().sharded else tensor
 
 
 def _buckets(gradients: Sequence[Any]) -> Iterator[list[Any]]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.rlhf import ranks
 from tasks.rlhf.batch import Example, pad_right, token_batches
 from tasks.rlhf.logprobs import unwrapped
 from tasks.rlhf.models import device, existing, save
@@ -125,6 +126,8 @@ def normalise(model: RewardModel, examples: Sequence[Example]) -> None:
 
 
 def save_reward(model: RewardModel, tokenizer: Any, folder: Path) -> None:
+    if not ranks.current().is_first:
+        return
     save(model.network, tokenizer, folder)
     record = {field.name: getattr(model, field.name) for field in fields(model) if field.name != "network"}
     (folder / REWARD_FILE).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")

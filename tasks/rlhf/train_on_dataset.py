@@ -40,6 +40,12 @@ def train_on_dataset(
     model's own draws. Checkpoints fall between two optimiser steps; an interrupted run ends with the weights, figures
     and draws of one that was not.
     """
+    group = ranks.current()
+    if group.sharded:
+        from tasks.rlhf import sharding
+
+        outline = sharding.Outline(model)
+        loss = sharding.shard(model, loss)
     generator = np.random.default_rng(seed)
     lengths = [row.length for row in rows]
     epochs = [token_batches(lengths, options.batch_tokens, generator) for _ in range(options.num_epochs)]
@@ -48,7 +54,6 @@ def train_on_dataset(
     optimizer = new_optimizer(parameters, options)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(len(steps), options.warmup_share))
     log_every = max(1, len(steps) // 200)
-    group = ranks.current()
     progress = Progress()
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "progress": progress, "tracker": tracker}
     tracker.checkpoints.restore(parts)
@@ -65,7 +70,7 @@ def train_on_dataset(
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.div_(total_weight)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm)
+        norm = ranks.whole(torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         window.append({**metrics, "grad_norm": float(norm), "lr": float(scheduler.get_last_lr()[0])})
@@ -77,6 +82,8 @@ def train_on_dataset(
             tracker.measure(step, len(steps), tokens_per_second=progress.tokens_per_second, **memory())
             window.clear()
         tracker.checkpoints.save(step, parts)
+    if group.sharded:
+        outline.fill(model)
 
 
 class Progress:

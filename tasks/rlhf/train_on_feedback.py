@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.rlhf import ranks
 from tasks.rlhf.algorithms import Algorithm
 from tasks.rlhf.batch import Example, LossOutput, Tracker
 from tasks.rlhf.feedback import Feedback
@@ -43,6 +44,7 @@ def train_on_feedback(
     ValueError where no reference is given, and for rows that nothing can be learned from.
     """
     _check(rows, algorithm)
+    ranks.refuse_shards(f"align.algorithm = {algorithm.name!r}")
     if reference_logprobs is None:
         raise ValueError(f"align.algorithm = {algorithm.name!r} needs the log-probs of a reference policy")
     policy.eval()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tasks.rlhf import health
+from tasks.rlhf import health, ranks
 from tasks.rlhf.batch import Lesson, Prompt, Rollout, Tracker, join
 from tasks.rlhf.experience import Learner, collect
 from tasks.rlhf.options import RolloutOptions
@@ -29,6 +29,7 @@ def train_on_rollouts(
     Checkpoints fall between two rollouts: one that was interrupted is drawn again from the same generators.
     """
     check_prompts(learner, prompts, held_out, options)
+    ranks.refuse_shards("sampling replies")
     state = new_state(learner, len(prompts), options, seed)
     progress, stop = Progress(), None
     parts = {

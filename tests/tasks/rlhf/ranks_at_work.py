@@ -6,6 +6,7 @@ Each rank writes what it saw to `<folder>/<rank>.json`.
 import contextlib
 import copy
 import json
+import os
 import sys
 import zlib
 from pathlib import Path
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.rlhf import algorithms, experience, models, ranks
+from tasks.rlhf import algorithms, experience, models, ranks, train_reward
 from tasks.rlhf.batch import Example, Prompt
 from tasks.rlhf.checkpoint import Checkpoints
 from tasks.rlhf.logprobs import token_logprobs
 from tasks.rlhf.options import DatasetOptions, LoraOptions
+from tasks.rlhf.reward_model import RewardModel, score_examples
 from tasks.rlhf.rollout import Reply
 from tasks.rlhf.train_on_dataset import train_on_dataset
 from tasks.rlhf.train_on_feedback import train_on_feedback
@@ -25,6 +27,7 @@ from tasks.rlhf.train_on_pairs import train_on_pairs
 from tasks.rlhf.train_on_rollouts import train_on_rollouts
 from tests.tasks.rlhf.test_loops import Recorder, data, nll, pairs
 from tests.tasks.rlhf.test_train_on_rollouts import learner, likes_sevens, section
+from tests.tasks.rlhf.test_train_reward import options, sevens
 
 FIXED = {"lr": 1e-3, "num_epochs": 1, "batch_tokens": 128, "sft_weight": 0.1, "beta": 0.1}
 # 5 prompts in 2 minibatches: neither divides by two processes.
@@ -67,11 +70,35 @@ def the_same_replies():
         experience.sample = drawn
 
 
+held = set()  # numbers of weights that this process has held between two steps
+
+
 def sft(**options):
     model, recorder = tiny_model(), Recorder()
+
+    def look(rows):
+        held.add(sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in model.parameters()))
+
     settings = DatasetOptions(**{"num_epochs": 1, "lr": 1e-3, "batch_tokens": 64, **options})
-    train_on_dataset(model, data(), nll(model), lambda r: len(r.reply_ids), settings, 0, recorder)
+    train_on_dataset(model, data(), nll(model), lambda r: len(r.reply_ids), settings, 0, recorder, look)
     return recorder.rows, model
+
+
+def reward():
+    """With tie parameters beside the network, in one optimiser."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=32, num_labels=1, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    model, recorder = RewardModel(LlamaForSequenceClassification(config).eval()), Recorder()
+    settings = options(ties="davidson", num_epochs=1, weight_decay=0.1)
+    rows = [*sevens(20), *sevens(4, label=0.5)]
+    train_reward.train(model, model.network, rows, settings, 0, recorder)
+    score_examples(model, [rows[0].a])
+    return [*recorder.rows, {"loss": model.ties["parameters"]["choice"]}], model.network
 
 
 def on_fixed(name):
@@ -103,17 +130,39 @@ RUNS = {
     "sft": sft,
     # Steps of one to three rows: some ranks have none.
     "sft, short steps": lambda: sft(batch_tokens=16, micro_batch_tokens=8),
+    "reward": reward,
     "dpo": lambda: on_fixed("dpo"),
     "kto": lambda: on_fixed("kto"),
     "grpo": lambda: on_fresh("grpo"),
     "ppo": lambda: on_fresh("ppo"),
 }
+SHARDED = ("sft", "sft, short steps", "reward", "dpo")
 
 
 def all_runs():
     """{run: (rows logged, weights)}"""
     with the_same_replies():
         found = {name: run() for name, run in RUNS.items()}
+    return {name: (rows, weights(model)) for name, (rows, model) in found.items()}
+
+
+def refusal(name):
+    try:
+        RUNS[name]()
+    except ValueError as error:
+        return str(error)
+
+
+class Tokenizer:
+    def save_pretrained(self, folder):
+        (folder / "tokenizer_config.json").write_text("{}")
+
+
+def sharded_runs(folder):
+    """{run: (rows logged, weights)} of runs in which a rank holds a part of the model; its weights, saved."""
+    held.clear()
+    found = {name: RUNS[name]() for name in SHARDED}
+    models.save(found["sft"][1], Tokenizer(), folder / "saved")
     return {name: (rows, weights(model)) for name, (rows, model) in found.items()}
 
 
@@ -165,15 +214,21 @@ def draws():
 
 def main(folder):
     torch.set_num_threads(1)
-    group = ranks.join()
+    group = ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), folder / "meeting")
     runs = all_runs()
     whole, again, step = resumed(folder)
+    drawn = draws()
+    ranks.join(group.index, group.count, folder / "meeting", sharded=True)
+    sharded = sharded_runs(folder)
     found = {
         "curves": {name: rows for name, (rows, _) in runs.items()},
         "weights": {name: zlib.crc32(value.numpy().tobytes()) for name, (_, value) in runs.items()},
         "resumed": [torch.equal(whole, again), step, zlib.crc32(whole.numpy().tobytes())],
-        "kept": sorted(path.parent.parent.name for path in folder.glob("*/*/*.pt")),
-        "draws": draws(),
+        "draws": drawn,
+        "sharded": {name: rows for name, (rows, _) in sharded.items()},
+        "sharded_weights": {name: zlib.crc32(value.numpy().tobytes()) for name, (_, value) in sharded.items()},
+        "held": sorted(held),
+        "refused": [refusal(name) for name in ("kto", "grpo")],
         "group": [group.index, group.count],
     }
     (folder / f"{group.index}.json").write_text(json.dumps(found))

@@ -2,9 +2,9 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -16,16 +16,17 @@ from tests.tasks.rlhf import ranks_at_work
 ROOT = Path(__file__).parents[3]
 
 
+TOLERANCE = 1e-5  # of a loss: what sums in another order, and optimisers that divide by small numbers, make of it
+
+
 def launch(module, *arguments, count=2, seconds=300.0):
     """Run a module as so many ranks; what they said where one failed."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     processes = []
     for rank in range(count):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment |= {name: str(value) for name, value in place.items()}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environment |= {"GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, "-m", module, *arguments]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
@@ -37,10 +38,16 @@ def launch(module, *arguments, count=2, seconds=300.0):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """What each of two ranks saw."""
+def folder(tmp_path_factory):
+    """Where two ranks have been at work."""
     folder = tmp_path_factory.mktemp("ranks")
     launch("tests.tasks.rlhf.ranks_at_work", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    """What each of them saw."""
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -49,12 +56,15 @@ def alone():
     return {name: rows for name, (rows, _) in ranks_at_work.all_runs().items()}
 
 
-@pytest.mark.parametrize("name", ranks_at_work.RUNS)
-def test_two_processes_have_the_curve_of_one(name, two, alone):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*(("curves", name) for name in ranks_at_work.RUNS), *(("sharded", name) for name in ranks_at_work.SHARDED)],
+)
+def test_two_processes_have_the_curve_of_one(kind, name, two, alone):
     assert len(alone[name]) >= 3
-    for found, expected in zip(two[0]["curves"][name], alone[name], strict=True):
+    for found, expected in zip(two[0][kind][name], alone[name], strict=True):
         assert found.keys() == expected.keys()
-        assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        assert found["loss"] == pytest.approx(expected["loss"], abs=TOLERANCE)
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
@@ -64,6 +74,8 @@ def test_all_ranks_hold_the_same_weights_and_figures(two):
     assert first["weights"] == second["weights"]
     assert first["curves"] == second["curves"]
     assert first["draws"] == second["draws"]
+    assert first["sharded"] == second["sharded"]
+    assert first["sharded_weights"] == second["sharded_weights"]
 
 
 def test_every_rank_draws_its_own_replies(two):
@@ -79,6 +91,21 @@ def test_ranks_go_on_after_an_interruption(two):
         assert equal
         assert step == 2
     assert two[0]["resumed"] == two[1]["resumed"]
+
+
+def test_a_shard_is_half_of_the_model_and_a_saved_one_is_whole(folder, two):
+    from transformers import AutoModelForCausalLM
+
+    (size,) = {sum(p.numel() for p in ranks_at_work.tiny_model().parameters())}
+    assert [rank["held"] for rank in two] == [[size // 2]] * 2
+    saved = AutoModelForCausalLM.from_pretrained(folder / "saved")
+    assert zlib.crc32(ranks_at_work.weights(saved).numpy().tobytes()) == two[0]["sharded_weights"]["sft"]
+
+
+def test_what_a_shard_cannot_do_is_refused(two):
+    on_feedback, on_rollouts = two[0]["refused"]
+    assert on_feedback.startswith("PLUMBLINE_SHARD: align.algorithm = 'kto' needs the whole model on every GPU")
+    assert on_rollouts.startswith("PLUMBLINE_SHARD: sampling replies needs the whole model on every GPU")
 
 
 def test_shares_and_blocks_hold_every_item_once():
