@@ -40,7 +40,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     rewards = _checked_objective(data, algorithm)
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
-    policy = models.add_lora(models.load_policy(data / "models/sft", params.model.dtype), params.model.lora)
+    loaded = models.load_policy(data / "models/sft", params.model.dtype, params.model.lora)
+    policy = models.to_train(loaded, params.model)
     reference = Reference(policy, data / "models/sft", params.model.dtype)
     if algorithm.family == "preference":
         metrics = _on_dataset(params, algorithm, policy, reference, data, tracker)
@@ -124,7 +125,7 @@ def _on_rollouts(
     data: Path,
     tracker: FileTracker,
 ) -> dict[str, Any]:
-    from tasks.rlhf import dataset, models
+    from tasks.rlhf import dataset
     from tasks.rlhf.experience import Learner
     from tasks.rlhf.train_on_rollouts import train_on_rollouts
 
@@ -132,9 +133,7 @@ def _on_rollouts(
         policy=policy,
         algorithm=algorithm.module,
         config=algorithm.config,
-        critic=models.Critic(models.load_policy(data / "models/sft", params.model.dtype))
-        if algorithm.module.NEEDS_CRITIC
-        else None,
+        critic=_critic(params, data) if algorithm.module.NEEDS_CRITIC else None,
         reference_logprobs=lambda examples: reference.logprobs(examples, algorithm.options.temperature),
         score=_scorer(rewards, params.model.dtype),
         eos_id=tokenizer.eos_token_id,
@@ -153,6 +152,14 @@ def _on_rollouts(
         "first": {k: first[k] for k in kept if k in first},
         "last": {k: last[k] for k in kept if k in last},
     }
+
+
+def _critic(params: Params, data: Path) -> Any:
+    """On a body of its own, all of which learns: without adapters."""
+    from tasks.rlhf import models
+
+    whole = params.model.model_copy(update={"lora": None})
+    return models.Critic(models.to_train(models.load_policy(data / "models/sft", params.model.dtype), whole))
 
 
 def _scorer(rewards: list[Path], dtype: str) -> "Score":

@@ -77,7 +77,8 @@ def _policies(params: Params, data: Path, tokenizer: Any) -> dict[str, Callable[
 
     found: dict[str, Callable[[], tuple[Any, Any]]] = {}
     if params.model.base != "scratch":  # a model from scratch can say nothing before SFT
-        found["base"] = lambda: (models.load_base(params.model, tokenizer, params.seed).eval(), tokenizer)
+        whole = params.model.model_copy(update={"lora": None})  # without the 4-bit numbers it may be trained from
+        found["base"] = lambda: (models.load_base(whole, tokenizer, params.seed).eval(), tokenizer)
     found["sft"] = lambda: load(data / "models/sft")
     found["policy"] = lambda: load(data / "models/policy")
     if (data / "champion/manifest.json").is_file():

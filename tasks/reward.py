@@ -66,8 +66,8 @@ def fit(
     fold = FOLDS[name]
     comparisons.check(rows, params, data / f"prepared/pairs/{fold}.parquet")
     models.seed_everything(seed)
-    model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, params)
-    model.network = models.add_lora(model.network, params.model.lora, "SEQ_CLS")
+    model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, params, params.model.lora)
+    model.network = models.to_train(model.network, params.model, "SEQ_CLS")
     learned = length_bias.balanced(rows) if params.length_bias == "balanced" else rows
     model.network.train()
     with tracker.phase("train"):

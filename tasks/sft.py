@@ -23,7 +23,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
 
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
-    model = models.add_lora(models.load_base(params.model, tokenizer, params.seed), params.model.lora)
+    model = models.to_train(models.load_base(params.model, tokenizer, params.seed), params.model)
     examples = dataset.read_examples(data / "prepared/demonstrations")
 
     model.train()

@@ -17,10 +17,8 @@ from tasks.rlhf import ranks
 from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import reply_states
 from tasks.rlhf.options import LoraOptions, ModelOptions
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from tasks.rlhf.quantize import device, merged, placed, quantized
+from tasks.rlhf.recompute import recompute_layers
 
 
 def seed_everything(seed: int) -> None:
@@ -40,6 +38,11 @@ def load_tokenizer(folder: Path) -> Any:
 def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
     """The model everything starts from: a new tiny Llama, a local folder, or a pinned model of the hub."""
     if params.base == "scratch":
+        if params.lora is not None and params.lora.quantize is not None:
+            raise ValueError(
+                f"params.yaml: model.lora.quantize = {params.lora.quantize!r}: model.base = scratch has no weights to "
+                "load; set it to null, or give a model"
+            )
         return _scratch(params, tokenizer, seed).to(device())
     from transformers import AutoModelForCausalLM
 
@@ -49,20 +52,37 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
             f"params.yaml: model.base = {params.base!r} is no local folder, and model.revision is null: "
             "give the path of an existing folder, or pin the hub model by its commit"
         )
+    revision = None if local else params.revision
+    arguments = quantized(params.lora, params.dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        params.base, revision=None if local else params.revision, dtype=getattr(torch, params.dtype)
+        params.base, revision=revision, dtype=getattr(torch, params.dtype), **arguments
     )
+    model.revision = revision  # to load the same weights again (quantize.py)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        if arguments:
+            raise ValueError(
+                "params.yaml: model.lora.quantize = 'nf4': the tokenizer has more tokens than the model, whose weights "
+                "would have to be changed; set it to null"
+            )
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return _settle(model, tokenizer).to(device())
+    return placed(_settle(model, tokenizer))
 
 
-def load_policy(folder: Path, dtype: str = "float32") -> Any:
-    """A causal language model in eval mode."""
+def load_policy(folder: Path, dtype: str = "float32", lora: LoraOptions | None = None) -> Any:
+    """A causal language model in eval mode; `lora`: the adapters that it is loaded for."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(existing(folder), dtype=getattr(torch, dtype))
-    return model.to(device()).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        existing(folder), dtype=getattr(torch, dtype), **quantized(lora, dtype)
+    )
+    return placed(model).eval()
+
+
+def to_train(model: Any, options: ModelOptions, task: str = "CAUSAL_LM") -> Any:
+    """The model as it is trained: with adapters and recomputed layers, where the options ask for them."""
+    if options.gradient_checkpointing:
+        recompute_layers(model)
+    return add_lora(model, options.lora, task)
 
 
 def add_lora(model: Any, params: LoraOptions | None, task: str = "CAUSAL_LM") -> Any:
@@ -99,7 +119,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     if not ranks.current().is_first:
         return
     if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+        model = merged(model)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

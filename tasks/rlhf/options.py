@@ -18,6 +18,7 @@ class LoraOptions(Options):
     rank: Count
     alpha: Positive
     dropout: Share = 0.0
+    quantize: Literal["nf4"] | None = None  # the frozen weights as 4-bit numbers (QLoRA); wants CUDA and bitsandbytes
 
 
 class ModelOptions(Options):
@@ -33,6 +34,7 @@ class ModelOptions(Options):
     intermediate_size: Count
     vocab_size: Annotated[int, Field(gt=256)]  # a byte-level vocabulary starts with 256 bytes
     lora: LoraOptions | None
+    gradient_checkpointing: bool = False  # recompute a layer's activations in the backward pass instead of keeping them
 
 
 class OptimizerOptions(Options):

@@ -16,8 +16,9 @@ from torch import Tensor
 from tasks.rlhf import ranks
 from tasks.rlhf.batch import Example, pad_right, token_batches
 from tasks.rlhf.logprobs import unwrapped
-from tasks.rlhf.models import device, existing, save
-from tasks.rlhf.options import CHOICE, ScoreOptions
+from tasks.rlhf.models import existing, save
+from tasks.rlhf.options import CHOICE, LoraOptions, ScoreOptions
+from tasks.rlhf.quantize import placed, quantized
 
 REWARD_FILE = "reward.json"
 PLAIN = ScoreOptions()
@@ -80,19 +81,24 @@ class RewardModel:
         return hidden_BLD
 
 
-def new_reward_model(sft: Path, dtype: str, seed: int, options: ScoreOptions = PLAIN) -> RewardModel:
-    """The SFT body with heads drawn from N(0, 1 / (d + 1)) (Stiennon 2020, arXiv:2009.01325)."""
+def new_reward_model(
+    sft: Path, dtype: str, seed: int, options: ScoreOptions = PLAIN, lora: LoraOptions | None = None
+) -> RewardModel:
+    """The SFT body with heads drawn from N(0, 1 / (d + 1)) (Stiennon 2020, arXiv:2009.01325).
+
+    `lora`: the adapters that it is loaded for.
+    """
     from transformers import AutoModelForSequenceClassification
 
     objectives = dict(sorted(options.objectives.items())) or {CHOICE: 1.0}
     network = AutoModelForSequenceClassification.from_pretrained(
-        existing(sft), num_labels=len(objectives), dtype=getattr(torch, dtype)
+        existing(sft), num_labels=len(objectives), dtype=getattr(torch, dtype), **quantized(lora, dtype)
     )
     generator = torch.Generator().manual_seed(seed)
     weight = network.score.weight
     with torch.no_grad():
         weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
-    network = network.to(device()).eval()
+    network = placed(network).eval()
     return RewardModel(network, objectives=objectives, pooling=options.pooling, bound=options.bound)
 
 
@@ -101,7 +107,7 @@ def load_reward(folder: Path, dtype: str = "float32") -> RewardModel:
 
     network = AutoModelForSequenceClassification.from_pretrained(existing(folder), dtype=getattr(torch, dtype))
     saved = json.loads((folder / REWARD_FILE).read_text(encoding="utf-8"))
-    return RewardModel(network.to(device()).eval(), **saved)
+    return RewardModel(placed(network).eval(), **saved)
 
 
 def normalise(model: RewardModel, examples: Sequence[Example]) -> None:

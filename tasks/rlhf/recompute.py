@@ -1,0 +1,36 @@
+"""Gradient checkpointing: a layer's activations are computed again in the backward pass instead of being kept.
+
+Memory for time: about a third more arithmetic, and of the activations only those between layers are held. Chen 2016,
+arXiv:1604.06174.
+"""
+
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute_layers(model: Any) -> None:
+    """Have the model recompute its layers, in place; gradients stay the same. ValueError where it has none to find.
+
+    Transformers' own switch works in training mode alone; policies learn from rollouts in eval mode.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(
+            f"params.yaml: model.gradient_checkpointing = true: transformers does not say which layers of "
+            f"{type(model).__name__} can be recomputed; set it to false"
+        )
+    for layer in layers:
+        layer.forward = MethodType(_recomputed, layer)  # a method: a copy of the layer calls the copy
+
+
+def _recomputed(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    forward = partial(type(layer).forward, layer)
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
