@@ -46,7 +46,8 @@ def check(root: Path) -> None:
         from tasks.rlhf import algorithms
 
         align = stage.read_yaml(path)["align"]
-        sections = {name: section for name, section in align.items() if isinstance(section, dict)}
+        own = importlib.import_module("tasks.align").Params.model_fields
+        sections = {name: section for name, section in align.items() if isinstance(section, dict) and name not in own}
         problems += [f"params.yaml: align.{name}: unknown key" for name in sorted(sections.keys() - algorithms.known())]
         for name in dict.fromkeys([align["algorithm"], *sorted(sections.keys() & algorithms.known())]):
             try:

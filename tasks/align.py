@@ -1,10 +1,12 @@
 """align: pull the SFT policy toward what people prefer.
 
 reads   data/objective.json  data/models/{sft,reward}  data/tokenizer  data/prepared/{pairs,prompts}  data/collected
+        data/inputs, where verifiers look things up
 writes  data/models/policy
 """
 
 import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
 
-from tasks.adapters import stage
+from tasks.adapters import sandbox, stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
 from tasks.rlhf.options import Count, ModelOptions
+from tasks.rlhf.rewards_options import RewardsOptions, decides
 
 if TYPE_CHECKING:
     from tasks.rlhf.algorithms import Algorithm
-    from tasks.rlhf.batch import Example, Prompt
-    from tasks.rlhf.experience import Score
+    from tasks.rlhf.batch import Example
 
 
 class Params(stage.Params):
@@ -31,13 +33,14 @@ class Params(stage.Params):
     model: ModelOptions
     algorithm: str
     max_new_tokens: Count
+    rewards: RewardsOptions = RewardsOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     from tasks.rlhf import algorithms, models
 
     algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
-    rewards = _checked_objective(data, algorithm)
+    folders = _checked_objective(data, algorithm, params.rewards)
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
     loaded = models.load_policy(data / "models/sft", params.model.dtype, params.model.lora)
@@ -46,7 +49,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     if algorithm.family == "preference":
         metrics = _on_dataset(params, algorithm, policy, reference, data, tracker)
     else:
-        metrics = _on_rollouts(params, algorithm, policy, reference, tokenizer, rewards, data, tracker)
+        metrics = _on_rollouts(params, algorithm, policy, reference, tokenizer, folders, data, tracker)
     models.save(policy, tokenizer, data / "models/policy")
     return {"algorithm": algorithm.name, "reference_sha256": content_hash(data / "models/sft"), **metrics}
 
@@ -80,13 +83,19 @@ class Reference:
                 return token_logprobs(self._adapted, examples, temperature)[0]
 
 
-def _checked_objective(data: Path, algorithm: "Algorithm") -> list[Path]:
-    """The reward folders to learn from, each proved to be the one that the objective names."""
+def _checked_objective(data: Path, algorithm: "Algorithm", options: RewardsOptions) -> list[Path]:
+    """The reward folders to learn from, each proved, as all that decides a score, to be what the objective names."""
     objective = json.loads((data / "objective.json").read_text(encoding="utf-8"))
     if objective["algorithm"] != algorithm.name:
         raise ValueError(
             f"{data}/objective.json names {objective['algorithm']!r}, params.yaml align.algorithm = "
             f"{algorithm.name!r}: run `dvc repro objective` first"
+        )
+    scored_by = decides(options, data / "inputs") if algorithm.family == "policy" else {}
+    if scored_by != {key: objective[key] for key in ("options", "verifiers", "tables") if key in objective}:
+        raise ValueError(
+            f"{data}/objective.json names other rewards than params.yaml align.rewards, tasks/rlhf/verifiers and "
+            "data/inputs: run `dvc repro objective` first"
         )
     folders = []
     for member, sha256 in objective["rewards"].items():
@@ -121,31 +130,45 @@ def _on_rollouts(
     policy: Any,
     reference: Reference,
     tokenizer: Any,
-    rewards: list[Path],
+    folders: list[Path],
     data: Path,
     tracker: FileTracker,
 ) -> dict[str, Any]:
-    from tasks.rlhf import dataset
+    from tasks.rlhf import dataset, rewards
     from tasks.rlhf.experience import Learner
     from tasks.rlhf.train_on_rollouts import train_on_rollouts
 
+    code = params.rewards.sandbox
+    limits = sandbox.Limits(seconds=code.seconds, cpu_seconds=math.ceil(code.seconds), memory_mb=code.memory_mb)
+    score = rewards.build(
+        params.rewards,
+        folders,
+        params.model.dtype,
+        lambda replies: tokenizer.batch_decode(replies, skip_special_tokens=True),
+        data / "inputs",
+        sandbox.runner(limits, allow_unsandboxed=params.rewards.allow_unsandboxed),
+    )
     learner = Learner(
         policy=policy,
         algorithm=algorithm.module,
         config=algorithm.config,
         critic=_critic(params, data) if algorithm.module.NEEDS_CRITIC else None,
         reference_logprobs=lambda examples: reference.logprobs(examples, algorithm.options.temperature),
-        score=_scorer(rewards, params.model.dtype),
+        score=score,
         eos_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=params.max_new_tokens,
     )
-    prompts = dataset.read_prompts(data / "prepared/prompts/train.parquet")
-    held_out = dataset.read_prompts(data / "prepared/prompts/dev.parquet")
+    prompts, held_out = (
+        score.scorable(dataset.read_prompts(file), str(file))
+        for file in (data / f"prepared/prompts/{fold}.parquet" for fold in ("train", "dev"))
+    )
     stopped = train_on_rollouts(learner, prompts, held_out, algorithm.options, params.seed, tracker)
     first, last = tracker.curve[min(tracker.curve)], tracker.curve[max(tracker.curve)]
-    kept = ("score", "kl", "kl_k3", "entropy", "reply_length", "finished", "unscorable", "kl_coef", "held_out_score")
+    kept = ["score", "kl", "kl_k3", "entropy", "reply_length", "finished", "unscorable", "kl_coef", "held_out_score"]
+    kept += ["score_reward_model", "score_verifier"]  # where both are asked
     return {
+        **({"verifiable": dict(score.kinds)} if score.kinds else {}),
         "num_prompts": len(prompts),
         "num_rollouts": len(tracker.curve),
         "stopped": stopped,
@@ -160,22 +183,6 @@ def _critic(params: Params, data: Path) -> Any:
 
     whole = params.model.model_copy(update={"lora": None})
     return models.Critic(models.to_train(models.load_policy(data / "models/sft", params.model.dtype), whole))
-
-
-def _scorer(rewards: list[Path], dtype: str) -> "Score":
-    """What scores replies: the mean of the reward models."""
-    import numpy as np
-
-    from tasks.rlhf import reward_model
-    from tasks.rlhf.batch import ScorePart
-
-    scorers = [reward_model.load_reward(folder, dtype) for folder in rewards]
-
-    def score(examples: "Sequence[Example]", prompts: "Sequence[Prompt]") -> dict[str, ScorePart]:
-        values_B = np.mean([reward_model.score_examples(scorer, examples) for scorer in scorers], axis=0)
-        return {"reward_model": ScorePart(values_B, learned=True)}
-
-    return score
 
 
 STAGE = stage.Stage(

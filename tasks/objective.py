@@ -1,6 +1,7 @@
 """objective: say what align will optimise: the algorithm's file and, where it learns from rewards, the reward models.
 
 reads   data/models/reward/<member>
+        data/inputs, where verifiers look things up
 writes  data/objective.json
 
 align depends on this file instead of on the reward models, so that a change of a reward model re-runs an algorithm
@@ -10,9 +11,12 @@ that learns from it and leaves alone one that does not (DPO and kin). See infra/
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
+from tasks.rlhf.rewards_options import RewardsOptions, decides
 
 
 class Params(stage.Params):
@@ -26,18 +30,25 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     from tasks.rlhf import algorithms
 
     family, file = algorithms.find(params.align["algorithm"])
-    members = params.reward["members"] if family == "policy" else []
+    try:
+        options = RewardsOptions(**params.align.get("rewards") or {})
+    except ValidationError as error:
+        raise ValueError(stage.explain(error, stage.PARAMS, "align.rewards")) from None
+    learns_from_rewards = family == "policy"
+    members = params.reward["members"] if learns_from_rewards and options.learned > 0 else []
     objective = {
         "algorithm": params.align["algorithm"],
         "family": family,
         "algorithm_sha256": content_hash(file),
         "rewards": {str(k): content_hash(data / f"models/reward/{k}") for k in members},
     }
+    if learns_from_rewards:
+        objective |= decides(options, data / "inputs")
     stage.write_json(data / "objective.json", objective)
     return {"num_reward_models": len(members)}
 
 
-STAGE = stage.Stage("objective", Params, run, reads=("models/reward",), writes=("objective.json",))
+STAGE = stage.Stage("objective", Params, run, reads=("inputs", "models/reward"), writes=("objective.json",))
 
 if __name__ == "__main__":
     stage.main(STAGE)

@@ -5,6 +5,7 @@ is in neither list fails.
 """
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tasks.adapters import stage
+from tasks.rlhf import verification
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,6 +64,17 @@ def test_the_table_of_algorithms_is_what_there_is() -> None:
     assert rows.keys() == files.keys()
     for name, paper in rows.items():
         assert paper in files[name].read_text(encoding="utf-8").split('"""')[1], f"{name}: README names another paper"
+
+
+def test_the_table_of_verifiers_is_what_there_is() -> None:
+    rows = re.findall(r'^\| `(\{"kind".*?\})` \| .* \|$', README, re.MULTILINE)
+    tables = {
+        "atlas": [{"subject": "Arvenna", "relation": "capital", "value": "Solm"}],
+        "papers": [{"id": "p1", "text": "Solm is the capital."}],
+    }
+    for row in rows:
+        assert verification.load(row, verification.Resources(tables, run_code=lambda program: None)), row
+    assert sorted(json.loads(row)["kind"] for row in rows) == list(verification.files())
 
 
 def blocks(language: str, word: str = "") -> list[str]:

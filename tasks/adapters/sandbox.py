@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -81,6 +83,21 @@ def check(limits: Limits, *, allow_unsandboxed: bool) -> None:
             f"sandbox: a harmless program did not run within its limits (exit status {outcome.code}): "
             f"{' '.join(outcome.stderr.split())[-300:] or 'time was up'}; raise align.rewards.sandbox"
         )
+
+
+def runner(limits: Limits, *, allow_unsandboxed: bool) -> Callable[[str], str | None]:
+    """A function that runs a program and gives what it printed; None where it failed. The first call checks first."""
+
+    @cache
+    def checked() -> None:
+        check(limits, allow_unsandboxed=allow_unsandboxed)
+
+    def run_code(program: str) -> str | None:
+        checked()
+        outcome = run(program, limits, allow_unsandboxed=allow_unsandboxed)
+        return outcome.stdout if outcome.code == 0 else None
+
+    return run_code
 
 
 def _python() -> dict[str, object]:

@@ -80,6 +80,7 @@ class Prompt:
     ids: Sequence[int]
     domain: str = ""
     verifier: str | None = None  # JSON: how an answer is checked, where it can be
+    id: str = ""
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ def read_pairs(*paths: Path) -> list[Pair]:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts for rollouts: columns `prompt_ids`, `domain`, `verifier`."""
-    rows = read_table(path).select(["prompt_ids", "domain", "verifier"]).to_pylist()
-    return [Prompt(row["prompt_ids"], row["domain"], row["verifier"]) for row in rows]
+    """Prompts for rollouts: columns `prompt_ids`, `domain`, `verifier`, `id`."""
+    rows = read_table(path).select(["prompt_ids", "domain", "verifier", "id"]).to_pylist()
+    return [Prompt(row["prompt_ids"], row["domain"], row["verifier"], row["id"]) for row in rows]
 
 
 def both(pairs: Sequence[Pair]) -> list[Example]:

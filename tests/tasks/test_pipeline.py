@@ -5,10 +5,11 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
-from tasks.records import PAIRS, content_hash, read_table
+from tasks.records import PAIRS, content_hash, read_table, write_table
 from tests.tasks.conftest import ROOT, STAGES, inside, run_stage
 
 
@@ -122,6 +123,46 @@ def test_a_reward_change_changes_the_objective_of_ppo(built, tmp_path):
             run_stage("align")
         run_stage("objective")
     assert (root / "data/objective.json").read_bytes() != (built / "data/objective.json").read_bytes()
+
+
+def test_verifiers_alone_need_no_reward_model(built, tmp_path):
+    root = copy_of(built, tmp_path)
+    change(root, "align", rewards={"learned": 0.0, "verifier": 1.0})
+    with inside(root):
+        with pytest.raises(
+            ValueError, match=r"names other rewards than params.yaml align.rewards.*`dvc repro objective`"
+        ):
+            run_stage("align")
+        run_stage("objective")
+        shutil.rmtree("data/models/reward/0")
+        run_stage("align")
+    objective = json.loads((root / "data/objective.json").read_text())
+    assert objective["rewards"] == {}
+    assert objective["options"] == {"learned": 0.0, "verifier": 1.0}
+    metrics = report(root, "align")["metrics"]
+    assert metrics["verifiable"].keys() == {"numeric", "exact"}
+    rows = curve(root, "align")
+    assert all(0 <= row["score"] <= 1 and row["unscorable"] == 0 for row in rows)
+    assert content_hash(root / "data/models/policy") != content_hash(built / "data/models/policy")
+
+
+def test_code_of_replies_is_a_reward(built, tmp_path):
+    """Of the learned reward and of unit tests, each by itself; no reply of this model is a program that passes."""
+    root = copy_of(built, tmp_path)
+    path = root / "data/prepared/prompts/train.parquet"
+    table = read_table(path)
+    verifier = json.dumps({"kind": "tests", "tests": [{"call": "f(1)", "returns": 2}]})
+    few = [verifier if row % 50 == 0 else None for row in range(table.num_rows)]
+    place = table.schema.get_field_index("verifier")
+    write_table(table.set_column(place, "verifier", pa.array(few, pa.string())), path)
+    change(root, "align", rewards={"verifier": 1.0, "sandbox": {"seconds": 60.0}, "allow_unsandboxed": True})
+    with inside(root):
+        run_stage("objective")
+        run_stage("align")
+    rows = curve(root, "align")
+    assert all(row["score_verifier"] == 0 for row in rows)
+    assert any(row["score_reward_model"] != 0 for row in rows)
+    assert rows[0]["score"] == pytest.approx(rows[0]["score_reward_model"])
 
 
 def test_normalised_scores_have_mean_0_and_spread_1(built):

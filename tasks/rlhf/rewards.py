@@ -1,0 +1,152 @@
+"""The score of a reply: reward models and the prompts' verifiers, each part by itself (`align.rewards`)."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from tasks.rlhf import reward_model, verification
+from tasks.rlhf.batch import Example, Prompt, ScorePart
+from tasks.rlhf.reward_model import RewardModel
+from tasks.rlhf.rewards_options import RewardsOptions
+
+Decode = Callable[[list[Sequence[int]]], list[str]]  # the texts of replies, without special tokens
+
+
+@dataclass
+class Scorer:
+    """What scores replies: a `Score` of tasks/rlhf/experience.py."""
+
+    options: RewardsOptions
+    models: Sequence[RewardModel]
+    decode: Decode
+    resources: verification.Resources
+    kinds: Counter[str] = field(default_factory=Counter)  # of the verifiers of the prompts that `scorable` saw
+    _verifiers: dict[str | None, verification.Verify | None] = field(default_factory=dict)
+
+    def __call__(self, examples: Sequence[Example], prompts: Sequence[Prompt]) -> dict[str, ScorePart]:
+        parts: dict[str, ScorePart] = {}
+        verdicts_B = self._verdicts(examples, prompts) if self.options.asks_verifiers else None
+        if self.models:
+            members = [reward_model.score_examples(model, examples) for model in self.models]
+            values_B = aggregate(members, self.options)
+            if self.options.veto:
+                assert verdicts_B is not None
+                # Not 0 outright: a wrong reply that the reward models dislike would gain by it.
+                values_B = np.where(verdicts_B == 0, np.minimum(values_B, 0), values_B)
+            parts["reward_model"] = ScorePart(values_B, weight=self.options.learned, learned=True)
+        if verdicts_B is not None:
+            parts["verifier"] = ScorePart(verdicts_B, weight=self.options.verifier)
+        return parts
+
+    def scorable(self, prompts: Sequence[Prompt], where: str) -> list[Prompt]:
+        """The prompts whose replies something can score: all of them where there is a reward model.
+
+        Raises ValueError, naming prompt and key, for a verifier that is not what its kind wants, and where no prompt
+        is left; `where` is the prompts' file.
+        """
+        if not self.options.asks_verifiers:
+            return list(prompts)
+        found = []
+        for prompt in prompts:
+            try:
+                verify = self._verifier(prompt.verifier)
+            except ValueError as error:
+                raise ValueError(f"{where}: prompt {prompt.id}: verifier: {error}") from None
+            if verify is not None:
+                found.append(prompt)
+                self.kinds[json.loads(prompt.verifier or "")["kind"]] += 1
+        if self.kinds["tests"] and self.resources.run_code:
+            self.resources.run_code("")  # refused here, and not in the first rollout
+        if self.models:
+            return list(prompts)
+        if prompts and not found:
+            raise ValueError(
+                f"{where}: none of {len(prompts)} prompts has a verifier of a known kind "
+                f"({', '.join(verification.files())}); add verifiers, or raise align.rewards.learned"
+            )
+        return found
+
+    def _verdicts(self, examples: Sequence[Example], prompts: Sequence[Prompt]) -> np.ndarray:
+        """What each prompt's verifier says, float64 [B]; NaN where there is none."""
+        texts = self.decode([example.reply_ids for example in examples])
+        verifiers = [self._verifier(prompt.verifier) for prompt in prompts]
+        return np.array([np.nan if v is None else v(text) for v, text in zip(verifiers, texts, strict=True)])
+
+    def _verifier(self, text: str | None) -> verification.Verify | None:
+        if text not in self._verifiers:
+            self._verifiers[text] = verification.load(text, self.resources)
+        return self._verifiers[text]
+
+
+def build(
+    options: RewardsOptions,
+    folders: Sequence[Path],
+    dtype: str,
+    decode: Decode,
+    inputs: Path,
+    run_code: verification.RunCode,
+) -> Scorer:
+    """The scorer over the reward models in `folders`; `inputs` holds the tables."""
+    resources = verification.Resources(read_tables(options.tables, inputs), run_code)
+    return Scorer(options, load_models(folders, options, dtype) if folders else [], decode, resources)
+
+
+def aggregate(members: Sequence[np.ndarray], options: RewardsOptions) -> np.ndarray:
+    """One score per reply from those of the members, float64 [B].
+
+    `min` is worst-case optimisation of Coste 2024, arXiv:2310.02743, `mean_minus_std` its uncertainty-weighted kin with
+    the standard deviation for the variance, so that `std_weight` has no unit. The deviation is that of the members
+    themselves (biased). Hand-worked: 1 and 3: mean 2, min 1, deviation 1; with std_weight 0.5: 1.5.
+    """
+    if options.aggregate == "min":
+        return np.asarray(np.min(members, axis=0))
+    mean_B = np.mean(members, axis=0)
+    if options.std_weight is None:
+        return np.asarray(mean_B)
+    return np.asarray(mean_B - options.std_weight * np.std(members, axis=0))
+
+
+def load_models(folders: Sequence[Path], options: RewardsOptions, dtype: str) -> list[RewardModel]:
+    """The reward models, with the weights of their heads that the options ask for."""
+    if options.aggregate != "mean" and len(folders) < 2:
+        raise ValueError(
+            f"params.yaml: align.rewards.aggregate = {options.aggregate!r}: compares the members of an ensemble, and "
+            f"reward.members names {len(folders)}"
+        )
+    return [_weighed(reward_model.load_reward(folder, dtype), options.heads, folder) for folder in folders]
+
+
+def _weighed(model: RewardModel, heads: Mapping[str, float], folder: Path) -> RewardModel:
+    """The scale of the score stays that of the weights in training: mean 0 and deviation 1 hold for those alone."""
+    if not heads:
+        return model
+    if heads.keys() != model.objectives.keys():
+        raise ValueError(
+            f"params.yaml: align.rewards.heads names {', '.join(sorted(heads))}; {folder} has the heads "
+            f"{', '.join(model.objectives)} (reward.objectives)"
+        )
+    return replace(model, objectives={name: heads[name] for name in model.objectives})
+
+
+def read_tables(tables: Mapping[str, str], inputs: Path) -> dict[str, list[verification.Row]]:
+    """The tables that verifiers look things up in: an object per line."""
+    return {name: _read_rows(inputs / file, name) for name, file in tables.items()}
+
+
+def _read_rows(path: Path, name: str) -> list[verification.Row]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; params.yaml names it as align.rewards.tables.{name}")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: must be a JSON object, not {type(row).__name__}")
+        rows.append(row)
+    return rows

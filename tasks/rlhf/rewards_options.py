@@ -1,0 +1,89 @@
+"""What replies are scored by: the section `align.rewards`. Imports no torch: parameters are checked in a moment."""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from tasks.records import content_hash
+from tasks.rlhf import verification
+from tasks.rlhf.options import NotNegative, Options, Positive
+
+
+class SandboxOptions(Options):
+    """Limits on code of replies that the verifier `tests` runs; the others stand in tasks/adapters/sandbox.py."""
+
+    seconds: Positive = 5.0  # of wall time, the start of Python included
+    memory_mb: Annotated[int, Field(ge=64)] = 256  # of a process
+
+
+class RewardsOptions(Options):
+    """The score of a reply: learned * reward models + verifier * verdict, less the penalties of the loop."""
+
+    learned: NotNegative = 1.0  # weight of the reward models; 0: none is loaded
+    aggregate: Literal["mean", "min", "mean_minus_std"] = "mean"  # of an ensemble
+    std_weight: Positive | None = None  # of mean_minus_std: standard deviations between members that are taken off
+    heads: dict[str, float] = Field(default_factory=dict)  # weights of objectives; empty: as the model was trained
+    verifier: NotNegative = 0.0  # weight of the verdict of a prompt's verifier, 0 to 1; 0: none is asked
+    veto: bool = False  # a reply that its verifier gives 0 gains nothing by the reward models
+    tables: dict[str, str] = Field(default_factory=dict)  # name that verifiers use: JSONL file in data/inputs
+    sandbox: SandboxOptions = SandboxOptions()
+    allow_unsandboxed: bool = False  # run code of replies even where it cannot be fenced in
+
+    @property
+    def asks_verifiers(self) -> bool:
+        return self.verifier > 0 or self.veto
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the default, as JSON."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @field_validator("std_weight")
+    @classmethod
+    def _of_mean_minus_std(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if (value is not None) != (info.data.get("aggregate") == "mean_minus_std"):
+            raise ValueError("belongs to `aggregate: mean_minus_std`: give it there, and null elsewhere")
+        return value
+
+    @field_validator("tables")
+    @classmethod
+    def _in_inputs(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, file in value.items():
+            path = PurePosixPath(file)
+            if path.is_absolute() or ".." in path.parts or path.suffix != ".jsonl":
+                raise ValueError(f"{name}: {file!r} must be the path of a .jsonl file inside data/inputs")
+        return value
+
+    @field_validator("verifier")
+    @classmethod
+    def _something_scores(cls, value: float, info: ValidationInfo) -> float:
+        if value == 0 and info.data.get("learned") == 0:
+            raise ValueError("learned is 0, too: nothing scores a reply; give one of them a weight")
+        return value
+
+    @field_validator("aggregate", "heads", "veto")
+    @classmethod
+    def _of_reward_models(cls, value: object, info: ValidationInfo) -> object:
+        if info.data.get("learned") == 0 and value not in ("mean", {}, False):
+            raise ValueError("concerns the reward models, and learned = 0 asks none; leave it at its default")
+        return value
+
+    @field_validator("tables", "sandbox", "allow_unsandboxed")
+    @classmethod
+    def _of_verifiers(cls, value: object, info: ValidationInfo) -> object:
+        asked = info.data.get("verifier") or info.data.get("veto")
+        if not asked and value not in ({}, SandboxOptions(), False):
+            raise ValueError("concerns verifiers, and verifier = 0 asks none; leave it at its default")
+        return value
+
+
+def decides(options: RewardsOptions, inputs: Path) -> dict[str, Any]:
+    """What else than the reward models decides a score, for data/objective.json; nothing where all is the default."""
+    if not (changes := options.changes()):
+        return {}
+    files = verification.files() if options.asks_verifiers else {}
+    return {
+        "options": changes,
+        "verifiers": {kind: content_hash(file) for kind, file in files.items()},
+        "tables": {name: content_hash(inputs / file) for name, file in options.tables.items()},
+    }
