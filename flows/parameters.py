@@ -43,10 +43,17 @@ def check(root: Path) -> None:
         except ValueError as error:
             problems.append(str(error))
     if not problems:
+        from tasks import align as align_stage
         from tasks.rlhf import algorithms
+        from tasks.rlhf.rewards_options import check_against
 
-        align = stage.read_yaml(path)["align"]
-        own = importlib.import_module("tasks.align").Params.model_fields
+        document = stage.read_yaml(path)
+        align, own = document["align"], align_stage.Params.model_fields
+        try:
+            rewards = stage.read_params(align_stage.Params, "align", path).rewards
+            check_against(rewards, document["reward"]["members"], document["reward"].get("objectives") or {})
+        except ValueError as error:
+            problems.append(str(error))
         sections = {name: section for name, section in align.items() if isinstance(section, dict) and name not in own}
         problems += [f"params.yaml: align.{name}: unknown key" for name in sorted(sections.keys() - algorithms.known())]
         for name in dict.fromkeys([align["algorithm"], *sorted(sections.keys() & algorithms.known())]):

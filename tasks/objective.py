@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
-from tasks.rlhf.rewards_options import RewardsOptions, decides
+from tasks.rlhf.rewards_options import RewardsOptions, check_against, decides
 
 
 class Params(stage.Params):
@@ -34,6 +34,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         options = RewardsOptions(**params.align.get("rewards") or {})
     except ValidationError as error:
         raise ValueError(stage.explain(error, stage.PARAMS, "align.rewards")) from None
+    check_against(options, params.reward["members"], params.reward.get("objectives") or {})
     learns_from_rewards = family == "policy"
     members = params.reward["members"] if learns_from_rewards and options.learned > 0 else []
     objective = {

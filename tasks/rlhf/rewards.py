@@ -1,8 +1,10 @@
 """The score of a reply: reward models and the prompts' verifiers, each part by itself (`align.rewards`)."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -74,7 +76,9 @@ class Scorer:
         """What each prompt's verifier says, float64 [B]; NaN where there is none."""
         texts = self.decode([example.reply_ids for example in examples])
         verifiers = [self._verifier(prompt.verifier) for prompt in prompts]
-        return np.array([np.nan if v is None else v(text) for v, text in zip(verifiers, texts, strict=True)])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # programs run beside each other
+            verdicts = pool.map(lambda verify, text: np.nan if verify is None else verify(text), verifiers, texts)
+            return np.array(list(verdicts), dtype=np.float64)
 
     def _verifier(self, text: str | None) -> verification.Verify | None:
         if text not in self._verifiers:
@@ -112,11 +116,6 @@ def aggregate(members: Sequence[np.ndarray], options: RewardsOptions) -> np.ndar
 
 def load_models(folders: Sequence[Path], options: RewardsOptions, dtype: str) -> list[RewardModel]:
     """The reward models, with the weights of their heads that the options ask for."""
-    if options.aggregate != "mean" and len(folders) < 2:
-        raise ValueError(
-            f"params.yaml: align.rewards.aggregate = {options.aggregate!r}: compares the members of an ensemble, and "
-            f"reward.members names {len(folders)}"
-        )
     return [_weighed(reward_model.load_reward(folder, dtype), options.heads, folder) for folder in folders]
 
 

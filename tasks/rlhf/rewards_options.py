@@ -1,5 +1,6 @@
 """What replies are scored by: the section `align.rewards`. Imports no torch: parameters are checked in a moment."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -7,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from tasks.records import content_hash
 from tasks.rlhf import verification
-from tasks.rlhf.options import NotNegative, Options, Positive
+from tasks.rlhf.options import CHOICE, NotNegative, Options, Positive
 
 
 class SandboxOptions(Options):
@@ -75,6 +76,20 @@ class RewardsOptions(Options):
         if not asked and value not in ({}, SandboxOptions(), False):
             raise ValueError("concerns verifiers, and verifier = 0 asks none; leave it at its default")
         return value
+
+
+def check_against(options: RewardsOptions, members: Sequence[int], objectives: Mapping[str, float]) -> None:
+    """ValueError where the section `reward` trains other models than the options are about."""
+    if options.aggregate != "mean" and len(members) < 2:
+        raise ValueError(
+            f"params.yaml: align.rewards.aggregate = {options.aggregate!r}: compares the members of an ensemble, and "
+            f"reward.members = {list(members)}"
+        )
+    if options.heads and options.heads.keys() != (objectives or {CHOICE: 1.0}).keys():
+        raise ValueError(
+            f"params.yaml: align.rewards.heads = {options.heads}: must name the heads of reward.objectives, which are "
+            f"{', '.join(objectives or [CHOICE])}"
+        )
 
 
 def decides(options: RewardsOptions, inputs: Path) -> dict[str, Any]:

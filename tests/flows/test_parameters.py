@@ -33,6 +33,10 @@ def test_the_parameters_of_the_project_are_right():
         ("  algorithm: ppo", "  algorithm: popo", r"align.algorithm = 'popo': no such file; known: .*dpo, .*ppo"),
         # sections that are not in use today, too
         ("    gamma: 1.0", "    gama: 1.0", r"params.yaml: align.simpo.gamma: Field required"),
+        ("aggregate: mean ", "aggregate: min  ", r"align.rewards.aggregate = 'min': .* and reward.members = \[0\]"),
+        ("heads: {} ", "heads: {safe: 1.0} ", r"align.rewards.heads = .* reward.objectives, which are choice"),
+        ("verifier: 0.0", "verifeir: 0.0", r"params.yaml: align.rewards.verifeir = 0.0: unknown key"),
+        ("learned: 1.0", "learned: 0.0", r"params.yaml: align.rewards.verifier = 0.0: .* nothing scores a reply"),
         ("  kto: ", "  kot: ", r"params.yaml: align.kot: unknown key"),
         ("judge:  ", "jugde:  ", r"params.yaml: unknown key `jugde`"),
         ("  lr: 3.0e-3", "  lr: .nan", r"params.yaml: sft.lr = nan: Input should be a finite number"),
