@@ -5,13 +5,18 @@ PORT ?= 5000
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run test test-slow check ui bench clean reproduce release serve selftest
+.PHONY: run estimate test test-slow check ui bench clean reproduce release serve selftest
 
 # The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
 # take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
 run: $(READY)
 	@$(PY) -m flows.retrain $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(DATA),--data '$(DATA)') \
 		$(if $(FRESH),--fresh '$(FRESH)') $(if $(FROM),--from-stage '$(FROM)') $(if $(FORCE),--force)
+
+# What a run would take: tokens, FLOPs, memory and time of every stage. HARDWARE=h100: there instead of here.
+estimate: $(READY)
+	@$(PY) -m flows.estimate $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(HARDWARE),--hardware '$(HARDWARE)') \
+		$(if $(DATA),--data '$(DATA)') $(if $(JSON),--json '$(JSON)')
 
 test: $(READY)
 	$(PY) -m pytest -q -m 'not slow' tests

@@ -26,6 +26,8 @@ FRESH = "make run FRESH=path/to/fresh.jsonl"
 # command: what it says
 RUNS = {
     "make run": "nothing changed",
+    "make estimate RECIPE=smoke": "In all ",
+    "make estimate HARDWARE=h100": "ppo on h100; ",
     FRESH: "",  # by the fixture: the one run that trains
     "dvc repro": "Data and pipelines are up to date",
     "dvc metrics diff --targets data/reports/evaluate.json": "",

@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.adapters import champion, recovery, stage
 from tasks.adapters.git import git
 
-_DATA_MARK = "${DATA}"
+DATA_MARK = "${DATA}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def open_workspace(home: Path, recipe: str | None = None, data: Path | None = No
     if data is not None and not data.exists():
         raise FileNotFoundError(f"--data {data}: no such file or folder")
     text = params.read_text(encoding="utf-8")
-    if (_DATA_MARK in text) != (data is not None):
+    if (DATA_MARK in text) != (data is not None):
         remedy = "give its data with --data PATH" if data is None else "it takes no --data"
         raise ValueError(f"--recipe {recipe}: {remedy} ({params.name})")
     root = home / "data/workspaces" / recipe
@@ -66,7 +66,7 @@ def open_workspace(home: Path, recipe: str | None = None, data: Path | None = No
         _clone(home, root)
         _share_cache(home, root)
         if data is not None:
-            text = text.replace(_DATA_MARK, _bring(data, root))
+            text = text.replace(DATA_MARK, _bring(data, root))
         _write(root / "params.yaml", text)
     return Workspace(root, home)
 

@@ -1,0 +1,150 @@
+"""Passes of a network over sequences, and what a stage holds in memory while they run.
+
+Lengths are means; padding is not counted.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.rlhf import model_size
+from tasks.rlhf.model_size import Shape
+
+SAMPLED_TOGETHER = 256  # sequences, as in rollout.sample
+MEASURED_TOKENS = 16384  # of a forward pass that only measures, as in logprobs.reply_sums
+LOGITS_TOGETHER, RECOMPUTED_ABOVE = 1024, 2**25  # CHUNK and RECOMPUTE_ABOVE of logprobs.py
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Rows of a table, and the mean tokens of their prompt and of a reply."""
+
+    rows: float
+    prompt: float
+    reply: float
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model with the bytes of its numbers and, where adapters are trained, their rank."""
+
+    shape: Shape
+    number_bytes: int
+    lora_rank: int | None = None
+
+    @property
+    def trained(self) -> int:
+        """Parameters that learn."""
+        return self.shape.parameters if self.lora_rank is None else self.shape.lora_parameters(self.lora_rank)
+
+    @property
+    def trained_bytes(self) -> int:
+        """Of all numbers that learn; adapters are float32."""
+        return self.trained * (self.number_bytes if self.lora_rank is None else 4)
+
+    @property
+    def recomputes_logits(self) -> bool:
+        return LOGITS_TOGETHER * self.shape.vocab_size > RECOMPUTED_ABOVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Sequences that go through a network: measured, trained on, or sampled."""
+
+    what: str
+    kind: Literal["measure", "train", "sample"]
+    sequences: float
+    prompt: float  # mean tokens
+    reply: float
+    calls: float  # of the network, one after the other
+    head: bool = True  # the LM head on every reply token; a score or a value costs nothing beside it
+
+    @property
+    def tokens(self) -> float:
+        return self.sequences * (self.prompt + self.reply)
+
+    def flops(self, network: Network) -> float:
+        shape, rank = network.shape, network.lora_rank
+        body = model_size.body_flops(shape, self.sequences, self.prompt + self.reply)
+        head = model_size.head_flops(shape, self.sequences * self.reply) if self.head else 0.0
+        if self.kind != "train":
+            return body + head
+        frozen = rank is not None  # then the head needs no gradient of its weights
+        return body * (1 + model_size.backward_factor(shape, rank)) + head * (3 - frozen + network.recomputes_logits)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage: its passes, and the bytes of each kind of memory at its fullest."""
+
+    stage: str
+    passes: tuple[Pass, ...]
+    memory: Mapping[str, float]
+
+    @property
+    def tokens(self) -> float:
+        return sum(each.tokens for each in self.passes)
+
+    def flops(self, network: Network) -> float:
+        return sum(each.flops(network) for each in self.passes)
+
+    @property
+    def peak_bytes(self) -> float:
+        """The cache of sampling is gone when the activations of an update are there."""
+        m = self.memory
+        return m["weights"] + m["gradients"] + m["optimizer"] + max(m["activations"], m["cache"])
+
+
+def train(what: str, rows: Lengths, budget: float, *, head: bool = True) -> Pass:
+    return _batched(what, "train", rows, budget, head)
+
+
+def measure(what: str, rows: Lengths, budget: float = MEASURED_TOKENS, *, head: bool = True) -> Pass:
+    return _batched(what, "measure", rows, budget, head)
+
+
+def sample(what: str, rows: Lengths, max_new_tokens: int, at_once: float = math.inf) -> Pass:
+    """A batch goes on until its last reply ends: with many of them, to the end of the room."""
+    batches = math.ceil(rows.rows / min(SAMPLED_TOGETHER, at_once, max(rows.rows, 1)))
+    reply = min(rows.reply, max_new_tokens)
+    calls = batches * max_new_tokens
+    return Pass(what=what, kind="sample", sequences=rows.rows, prompt=rows.prompt, reply=reply, calls=calls)
+
+
+def memory(
+    network: Network, copies: float, *, step: Pass | None = None, samples: Sequence[Pass] = (), critic: bool = False
+) -> dict[str, float]:
+    """Bytes while `copies` models are held: one learns by `step` (and a whole critic), `samples` are drawn."""
+    shape, size = network.shape, network.number_bytes
+    trained = network.trained_bytes * (step is not None) + shape.parameters * size * critic
+    adapters = 0 if network.lora_rank is None or step is None else network.trained_bytes
+    return {
+        "weights": copies * shape.parameters * size + adapters,
+        "gradients": trained,
+        "optimizer": model_size.optimizer_bytes(trained),
+        "activations": _kept(network, step) if step else 0.0,
+        "cache": max((_cache(network, each) for each in samples), default=0.0),
+    }
+
+
+def _kept(network: Network, step: Pass) -> float:
+    """By one call of a training pass: activations, adapters' inputs in float32, and logits or, recomputed, a chunk."""
+    tokens = step.tokens / step.calls
+    kept = model_size.activation_bytes(network.shape, tokens, network.number_bytes, network.lora_rank)
+    if not step.head:
+        return kept
+    replies = tokens * step.reply / (step.prompt + step.reply)
+    return kept + model_size.logit_bytes(network.shape, LOGITS_TOGETHER if network.recomputes_logits else replies)
+
+
+def _batched(what: str, kind: Literal["measure", "train"], rows: Lengths, budget: float, head: bool) -> Pass:
+    """Sequences in batches of at most `budget` tokens."""
+    calls = max(1, math.ceil(rows.rows * (rows.prompt + rows.reply) / budget))
+    return Pass(what=what, kind=kind, sequences=rows.rows, prompt=rows.prompt, reply=rows.reply, calls=calls, head=head)
+
+
+def _cache(network: Network, drawn: Pass) -> float:
+    rows = min(SAMPLED_TOGETHER, drawn.sequences)
+    cache = model_size.cache_bytes(network.shape, rows, drawn.prompt + drawn.reply, network.number_bytes)
+    return cache + model_size.logit_bytes(network.shape, rows)
