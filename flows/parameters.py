@@ -1,31 +1,38 @@
-"""Check all of params.yaml before any stage runs: `python -m flows.parameters`, in the folder of the project.
+"""Check all of params.yaml before any stage runs: `python -m flows.parameters [STAGE ...]`, in the project's folder.
 
-A stage checks its own section when it starts; a misspelt key of `align` would so be found after an hour of SFT.
+A stage checks its own section when it starts; a misspelt key of `align` would so be found after an hour of SFT. The
+stages named, those that are to run, are held against the budget.
 """
 
 import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import yaml
 
+from flows import budget
 from tasks.adapters import stage
-from tasks.adapters.pipeline import Warm
+from tasks.adapters.pipeline import Step, Warm
 from tasks.adapters.warm import ADDRESS, FORKED
 
 
-def checked(root: Path, warm: Warm | None) -> None:
-    """`check` in a process of its own, for it imports torch; once for a text."""
-    if (root / "flows/parameters.py").is_file():
-        _checked(root, (root / "params.yaml").read_text(encoding="utf-8"), warm)
+def checked(root: Path, steps: Sequence[Step], warm: Warm | None) -> None:
+    """Find a wrong parameter of any stage, and a budget exceeded by those to run, before the first one runs.
+
+    In a process of its own, for it imports torch; once for a text and the stages to run.
+    """
+    changed = tuple(step.name for step in steps if step.changed)
+    if changed and (root / "flows/parameters.py").is_file():
+        _checked(root, (root / "params.yaml").read_text(encoding="utf-8"), changed, warm)
 
 
 @cache
-def _checked(root: Path, text: str, warm: Warm | None) -> None:
-    command = [sys.executable, "-m", *(() if warm is None else (FORKED,)), "flows.parameters"]
+def _checked(root: Path, text: str, changed: tuple[str, ...], warm: Warm | None) -> None:
+    command = [sys.executable, "-m", *(() if warm is None else (FORKED,)), "flows.parameters", *changed]
     environment = os.environ | ({} if warm is None else {ADDRESS: warm.light.address})
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -37,6 +44,10 @@ def check(root: Path) -> None:
     path = root / stage.PARAMS
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     problems = []
+    try:
+        budget.read(path)
+    except ValueError as error:
+        problems.append(str(error))
     for name in stages:
         try:
             stage.read_params(importlib.import_module(f"tasks.{name}").Params, name, path)
@@ -68,6 +79,7 @@ def check(root: Path) -> None:
 def main() -> None:
     try:
         check(Path())
+        budget.check(Path(), sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
 

@@ -45,8 +45,7 @@ def retrain(
         if not is_due(space, steps):
             return Completed(message="nothing changed")
         with pipeline.warmed(space.root, steps) as warm:
-            if any(step.changed for step in steps):
-                parameters.checked(space.root, warm)
+            parameters.checked(space.root, steps, warm)
             with Run(space, say, warm) as run:
                 failure = run.stages(steps)
                 version = None if failure else register.register(space, run.journal)
@@ -131,11 +130,10 @@ def _main(options: argparse.Namespace) -> int:
     options.fresh = None  # taken in above
     wait = server.temporary(Path(), space.root)
     with pipeline.warmed(space.root, steps) as warm, ThreadPoolExecutor() as beside:
-        checked = beside.submit(parameters.checked, space.root, warm) if changed else None
+        checked = beside.submit(parameters.checked, space.root, steps, warm)
         from flows import serve
 
-        if checked is not None:
-            checked.result()
+        checked.result()
         wait()
         state: Any = serve.retrain(**vars(options), return_state=True)
     if state.is_cancelled():
