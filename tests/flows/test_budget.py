@@ -89,6 +89,6 @@ def test_the_main_job_asks_before_it_runs(tmp_path):
     limit(tmp_path, max_hours=1e-6)
     step = Step("sft", (), changed=True, forced=False, training=True, deadline=None)
     with pytest.raises(ValueError, match=r"budget.max_hours = 1e-06: .* of them for sft; nothing was trained"):
-        retrain.check_parameters(tmp_path, [step])
+        parameters.checked(tmp_path, [step], None)
     done = subprocess.run([sys.executable, "-m", "flows.parameters"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr  # nothing has to run, nothing is refused
