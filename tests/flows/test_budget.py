@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import budget, costs, parameters, retrain
+from flows import budget, costs, parameters
 from tasks.adapters.pipeline import Step
 from tasks.rlhf.hardware import cpu
 
