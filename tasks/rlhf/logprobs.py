@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tasks.rlhf import ranks
-from tasks.rlhf.batch import Example, LossOutput, pad_right, token_batches
+from tasks.rlhf import packing, ranks
+from tasks.rlhf.batch import Example, LossOutput, token_batches
 
 # Rows of logits held at once. One chunk of fp32 logits over a vocabulary of 150k is then about 0.6 GB.
 CHUNK = 1024
@@ -102,15 +102,12 @@ def reply_sums(
 def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Hidden states that predict the reply tokens, [N, D], and those tokens, [N]."""
     model = unwrapped(model)
-    ids = pad_right([[*e.prompt_ids, *e.reply_ids] for e in examples], model.config.pad_token_id)
-    positions = np.concatenate(
-        [row * ids.shape[1] + np.arange(len(e.prompt_ids) - 1, e.length - 1) for row, e in enumerate(examples)]
+    rows = packing.rows_of(examples, model.config)
+    places_N, targets_N = (
+        torch.from_numpy(places).to(model.device) for places in (rows.predicting_places(), rows.reply_places())
     )
-    flat_N, ids = torch.from_numpy(positions).to(model.device), ids.to(model.device)
-    # Padding stands on the right and attention is causal: no reply token can see it, no mask is needed.
-    hidden_BLD = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1]).index_select(0, flat_N)
-    return hidden_ND, ids.reshape(-1).index_select(0, flat_N + 1)
+    hidden_ND = packing.states(model.base_model, rows, model.device).index_select(0, places_N)
+    return hidden_ND, rows.ids_RL.to(model.device).flatten().index_select(0, targets_N)
 
 
 def _chunk(head: Any, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

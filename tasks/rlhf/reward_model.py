@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf import ranks
+from tasks.rlhf import packing, ranks
 from tasks.rlhf.batch import Example, pad_right, token_batches
 from tasks.rlhf.logprobs import unwrapped
 from tasks.rlhf.models import existing, save
@@ -54,17 +54,17 @@ class RewardModel:
 
     def heads(self, examples: Sequence[Example]) -> Tensor:
         """Scores of the heads, float32 [B, K]: read at the last token, or the mean over the reply's tokens."""
-        hidden_BLD = self.hidden_states(examples)
-        rows_B = torch.arange(len(examples), device=hidden_BLD.device)
-        end_B = torch.tensor([e.length for e in examples], device=hidden_BLD.device)
+        network = unwrapped(self.network)
+        rows = packing.rows_of(examples, network.config)
+        hidden_PD = packing.states(network.base_model, rows, network.device)  # of all places
         if self.pooling == "last":
-            return self.read(hidden_BLD[rows_B, end_B - 1])
-        begin_B = torch.tensor([len(e.prompt_ids) for e in examples], device=hidden_BLD.device)
-        position_L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device)
-        reply_BL = (position_L >= begin_B[:, None]) & (position_L < end_B[:, None])
+            return self.read(hidden_PD[torch.from_numpy(rows.end_places()).to(hidden_PD.device)])
         # The head is linear: its value at the mean is the mean of a score per token.
-        mean_BD = (hidden_BLD * reply_BL[..., None]).sum(1) / reply_BL.sum(1, keepdim=True)
-        return self.read(mean_BD.to(hidden_BLD.dtype))
+        reply_ND = hidden_PD[torch.from_numpy(rows.reply_places()).to(hidden_PD.device)]
+        sizes_B = torch.from_numpy(rows.sizes_B).to(hidden_PD.device)
+        row_N = torch.repeat_interleave(torch.arange(len(examples), device=hidden_PD.device), sizes_B)
+        sums_BD = hidden_PD.new_zeros(len(examples), hidden_PD.shape[1]).index_add(0, row_N, reply_ND)
+        return self.read(sums_BD / sizes_B[:, None])
 
     def read(self, hidden_ND: Tensor) -> Tensor:
         """The heads at given hidden states, float32 [N, K]."""
