@@ -6,9 +6,8 @@ writes  data/models/policy
 """
 
 import json
-import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
 from tasks.rlhf.options import Count, ModelOptions
 from tasks.rlhf.rewards_options import RewardsOptions, decides
+from tasks.rlhf.tool_options import ToolsOptions
 
 if TYPE_CHECKING:
     from tasks.rlhf.algorithms import Algorithm
@@ -34,13 +34,14 @@ class Params(stage.Params):
     algorithm: str
     max_new_tokens: Count
     rewards: RewardsOptions = RewardsOptions()
+    tools: ToolsOptions = ToolsOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     from tasks.rlhf import algorithms, models
 
     algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
-    folders = _checked_objective(data, algorithm, params.rewards)
+    folders = _checked_objective(data, algorithm, params)
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
     loaded = models.load_policy(data / "models/sft", params.model.dtype, params.model.lora)
@@ -83,7 +84,7 @@ class Reference:
                 return token_logprobs(self._adapted, examples, temperature)[0]
 
 
-def _checked_objective(data: Path, algorithm: "Algorithm", options: RewardsOptions) -> list[Path]:
+def _checked_objective(data: Path, algorithm: "Algorithm", params: Params) -> list[Path]:
     """The reward folders to learn from, each proved, as all that decides a score, to be what the objective names."""
     objective = json.loads((data / "objective.json").read_text(encoding="utf-8"))
     if objective["algorithm"] != algorithm.name:
@@ -91,11 +92,12 @@ def _checked_objective(data: Path, algorithm: "Algorithm", options: RewardsOptio
             f"{data}/objective.json names {objective['algorithm']!r}, params.yaml align.algorithm = "
             f"{algorithm.name!r}: run `dvc repro objective` first"
         )
-    scored_by = decides(options, data / "inputs") if algorithm.family == "policy" else {}
-    if scored_by != {key: objective[key] for key in ("options", "verifiers", "tables") if key in objective}:
+    inputs = data / "inputs"
+    decided = decides(params.rewards, inputs) | params.tools.decide(inputs) if algorithm.family == "policy" else {}
+    if decided != {key: objective[key] for key in ("options", "verifiers", "tables", "tools") if key in objective}:
         raise ValueError(
-            f"{data}/objective.json names other rewards than params.yaml align.rewards, tasks/rlhf/verifiers and "
-            "data/inputs: run `dvc repro objective` first"
+            f"{data}/objective.json names other rewards or tools than params.yaml align.rewards, align.tools, "
+            "tasks/rlhf/verifiers and data/inputs: run `dvc repro objective` first"
         )
     folders = []
     for member, sha256 in objective["rewards"].items():
@@ -134,20 +136,13 @@ def _on_rollouts(
     data: Path,
     tracker: FileTracker,
 ) -> dict[str, Any]:
-    from tasks.rlhf import dataset, rewards
+    from tasks.rlhf import dataset, rewards, tool_use
     from tasks.rlhf.experience import Learner
     from tasks.rlhf.train_on_rollouts import train_on_rollouts
 
-    code = params.rewards.sandbox
-    limits = sandbox.Limits(seconds=code.seconds, cpu_seconds=math.ceil(code.seconds), memory_mb=code.memory_mb)
-    score = rewards.build(
-        params.rewards,
-        folders,
-        params.model.dtype,
-        lambda replies: tokenizer.batch_decode(replies, skip_special_tokens=True),
-        data / "inputs",
-        sandbox.runner(limits, allow_unsandboxed=params.rewards.allow_unsandboxed),
-    )
+    run_code = sandbox.runner(**params.rewards.sandbox.model_dump(), allow_unsandboxed=params.rewards.allow_unsandboxed)
+    decode = partial(tokenizer.batch_decode, skip_special_tokens=True)
+    score = rewards.build(params.rewards, folders, params.model.dtype, decode, data / "inputs", run_code)
     learner = Learner(
         policy=policy,
         algorithm=algorithm.module,
@@ -158,6 +153,9 @@ def _on_rollouts(
         eos_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=params.max_new_tokens,
+        sample=tool_use.sampler_for(
+            params.tools, tokenizer, run_code, data / "inputs", data / "runs/align/traces.jsonl"
+        ),
     )
     prompts, held_out = (
         score.scorable(dataset.read_prompts(file), str(file))
@@ -166,7 +164,7 @@ def _on_rollouts(
     stopped = train_on_rollouts(learner, prompts, held_out, algorithm.options, params.seed, tracker)
     first, last = tracker.curve[min(tracker.curve)], tracker.curve[max(tracker.curve)]
     kept = ["score", "kl", "kl_k3", "entropy", "reply_length", "finished", "unscorable", "kl_coef", "held_out_score"]
-    kept += ["score_reward_model", "score_verifier"]  # where both are asked
+    kept += ["score_reward_model", "score_verifier"]
     return {
         **({"verifiable": dict(score.kinds)} if score.kinds else {}),
         "num_prompts": len(prompts),

@@ -17,6 +17,7 @@ from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
 from tasks.rlhf.rewards_options import RewardsOptions, check_against, decides
+from tasks.rlhf.tool_options import ToolsOptions
 
 
 class Params(stage.Params):
@@ -30,10 +31,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     from tasks.rlhf import algorithms
 
     family, file = algorithms.find(params.align["algorithm"])
-    try:
-        options = RewardsOptions(**params.align.get("rewards") or {})
-    except ValidationError as error:
-        raise ValueError(stage.explain(error, stage.PARAMS, "align.rewards")) from None
+    options: RewardsOptions = _section(params.align, "rewards", RewardsOptions)
+    tools: ToolsOptions = _section(params.align, "tools", ToolsOptions)
     check_against(options, params.reward["members"], params.reward.get("objectives") or {})
     learns_from_rewards = family == "policy"
     members = params.reward["members"] if learns_from_rewards and options.learned > 0 else []
@@ -44,9 +43,16 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         "rewards": {str(k): content_hash(data / f"models/reward/{k}") for k in members},
     }
     if learns_from_rewards:
-        objective |= decides(options, data / "inputs")
+        objective |= decides(options, data / "inputs") | tools.decide(data / "inputs")
     stage.write_json(data / "objective.json", objective)
     return {"num_reward_models": len(members)}
+
+
+def _section(align: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    try:
+        return kind(**align.get(name) or {})
+    except ValidationError as error:
+        raise ValueError(stage.explain(error, stage.PARAMS, f"align.{name}")) from None
 
 
 STAGE = stage.Stage("objective", Params, run, reads=("inputs", "models/reward"), writes=("objective.json",))

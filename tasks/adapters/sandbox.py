@@ -8,6 +8,7 @@ machine: a hole in the kernel is a hole in it.
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -85,8 +86,9 @@ def check(limits: Limits, *, allow_unsandboxed: bool) -> None:
         )
 
 
-def runner(limits: Limits, *, allow_unsandboxed: bool) -> Callable[[str], str | None]:
+def runner(*, seconds: float, memory_mb: int, allow_unsandboxed: bool) -> Callable[[str], str | None]:
     """A function that runs a program and gives what it printed; None where it failed. The first call checks first."""
+    limits = Limits(seconds=seconds, cpu_seconds=math.ceil(seconds), memory_mb=memory_mb)
 
     @cache
     def checked() -> None:

@@ -16,10 +16,11 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
     next_value_B = torch.zeros_like(next_advantage_B)
     for t in reversed(range(rewards_BT.shape[1])):
         delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
-        # Past its end a row carries nothing back into its last token.
-        next_advantage_B = (delta_B + gamma * lam * next_advantage_B) * mask_BT[:, t]
-        next_value_B = values_BT[:, t] * mask_BT[:, t]
-        advantages_BT[:, t] = next_advantage_B
+        # Past its end a row carries nothing back into its last token; tokens of a tool are passed over.
+        is_own_B = mask_BT[:, t] > 0
+        next_advantage_B = torch.where(is_own_B, delta_B + gamma * lam * next_advantage_B, next_advantage_B)
+        next_value_B = torch.where(is_own_B, values_BT[:, t], next_value_B)
+        advantages_BT[:, t] = torch.where(is_own_B, next_advantage_B, 0)
     return advantages_BT, (advantages_BT + values_BT) * mask_BT
 
 
@@ -32,8 +33,8 @@ def whiten(values_BT: Tensor, mask_BT: Tensor, shift_mean: bool = True) -> Tenso
 
 
 def place_on_last(scores_B: Tensor, mask_BT: Tensor) -> Tensor:
-    """[B] -> [B, T]: each row's score on its last reply token (its EOS, where it finished)."""
-    last_B = mask_BT.sum(1) - 1
+    """[B] -> [B, T]: each row's score on the last token that the policy drew (its EOS, where it finished)."""
+    last_B = mask_BT.shape[1] - 1 - mask_BT.flip(1).to(torch.int8).argmax(1)
     out_BT = torch.zeros(mask_BT.shape, dtype=scores_B.dtype, device=scores_B.device)
     return out_BT.scatter(1, last_B[:, None], scores_B[:, None])
 

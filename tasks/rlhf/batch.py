@@ -98,7 +98,7 @@ class Rollout:
 
     examples: list[Example]
     prompt_B: Tensor  # int64, the number of the reply's prompt in this rollout
-    reply_mask_BT: Tensor  # True on reply tokens, EOS included
+    reply_mask_BT: Tensor  # True on reply tokens that the policy drew, EOS included; not on those of a tool
     logprobs_BT: Tensor  # of the policy that sampled, at the sampling temperature
     reference_BT: Tensor  # of the frozen reference
     scores_B: Tensor  # less penalties; NaN: nothing could score the reply

@@ -34,6 +34,7 @@ class Learner:
     eos_id: int
     pad_id: int
     max_new_tokens: int
+    sample: Callable[..., list[Reply]] = sample  # or tool_use.sampler(...)
 
 
 @torch.no_grad()
@@ -54,13 +55,14 @@ def collect(
     examples = [Example(prompt.ids, reply.ids) for prompt, reply in zip(asked, replies, strict=True)]
     finished_B = np.array([reply.finished for reply in replies])
     logprobs_BT = pad_by_row(torch.tensor([lp for reply in replies for lp in reply.logprobs]), examples)
-    sizes_B = np.array([len(reply.ids) for reply in replies])
+    reply_mask_BT = _own_tokens(replies)
+    sizes_B = reply_mask_BT.sum(1).numpy()
     scores_B, metrics = total_score(drawn.parts)
     penalties = _penalties(finished_B, sizes_B, options)
     rollout = Rollout(
         examples=examples,
         prompt_B=torch.arange(len(prompts)).repeat_interleave(options.replies_per_prompt),
-        reply_mask_BT=torch.arange(logprobs_BT.shape[1])[None] < torch.from_numpy(sizes_B)[:, None],
+        reply_mask_BT=reply_mask_BT,
         logprobs_BT=logprobs_BT,
         reference_BT=drawn.reference_BT,
         scores_B=torch.from_numpy(scores_B - sum(penalties.values())).float(),
@@ -90,7 +92,7 @@ class _Drawn:
 
 def _draw(learner: Learner, prompts: Sequence[Prompt], options: RolloutOptions, seed: int) -> _Drawn:
     asked = _asked(prompts, options)
-    replies = sample(
+    replies = learner.sample(
         learner.policy,
         [prompt.ids for prompt in asked],
         max_new_tokens=learner.max_new_tokens,
@@ -156,6 +158,12 @@ def total_score(parts: Mapping[str, ScorePart]) -> tuple[np.ndarray, dict[str, f
         metrics |= {f"score_{name}": _mean_of_known(part.values_B) for name, part in parts.items()}
     learned = [part.weight * part.values_B for part in parts.values() if part.learned]
     return total_B, metrics | ({"learned_score": float(np.mean(np.sum(learned, 0)))} if learned else {})
+
+
+def _own_tokens(replies: Sequence[Reply]) -> Tensor:
+    """True on the tokens that the policy drew, [B, T]."""
+    own = [torch.tensor(reply.own or [True] * len(reply.ids)) for reply in replies]
+    return torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=False)
 
 
 def _penalties(finished_B: np.ndarray, sizes_B: np.ndarray, options: RolloutOptions) -> dict[str, np.ndarray]:

@@ -49,11 +49,7 @@ class RewardsOptions(Options):
     @field_validator("tables")
     @classmethod
     def _in_inputs(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, file in value.items():
-            path = PurePosixPath(file)
-            if path.is_absolute() or ".." in path.parts or path.suffix != ".jsonl":
-                raise ValueError(f"{name}: {file!r} must be the path of a .jsonl file inside data/inputs")
-        return value
+        return {name: in_inputs(file) for name, file in value.items()}
 
     @field_validator("verifier")
     @classmethod
@@ -69,13 +65,21 @@ class RewardsOptions(Options):
             raise ValueError("concerns the reward models, and learned = 0 asks none; leave it at its default")
         return value
 
-    @field_validator("tables", "sandbox", "allow_unsandboxed")
+    @field_validator("tables")
     @classmethod
     def _of_verifiers(cls, value: object, info: ValidationInfo) -> object:
         asked = info.data.get("verifier") or info.data.get("veto")
-        if not asked and value not in ({}, SandboxOptions(), False):
+        if not asked and value != {}:
             raise ValueError("concerns verifiers, and verifier = 0 asks none; leave it at its default")
         return value
+
+
+def in_inputs(file: str) -> str:
+    """The path of a table, relative to data/inputs; ValueError for one that leads out of it."""
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or path.suffix != ".jsonl":
+        raise ValueError(f"{file!r} must be the path of a .jsonl file inside data/inputs")
+    return file
 
 
 def check_against(options: RewardsOptions, members: Sequence[int], objectives: Mapping[str, float]) -> None:

@@ -20,6 +20,7 @@ class Reply:
     ids: list[int]  # with EOS where it finished
     logprobs: list[float]  # at the sampling temperature, in nats
     finished: bool
+    own: list[bool] | None = None  # True on tokens that the policy drew; None: on all of them
 
 
 @torch.no_grad()

@@ -35,6 +35,11 @@ def test_the_parameters_of_the_project_are_right():
         ("    gamma: 1.0", "    gama: 1.0", r"params.yaml: align.simpo.gamma: Field required"),
         ("aggregate: mean ", "aggregate: min  ", r"align.rewards.aggregate = 'min': .* and reward.members = \[0\]"),
         ("heads: {} ", "heads: {safe: 1.0} ", r"align.rewards.heads = .* reward.objectives, which are choice"),
+        (
+            "names: []",
+            "names: [browser]",
+            r"params.yaml: align.tools.names.0 = 'browser': Input should be 'calculator'",
+        ),
         ("verifier: 0.0", "verifeir: 0.0", r"params.yaml: align.rewards.verifeir = 0.0: unknown key"),
         ("learned: 1.0", "learned: 0.0", r"params.yaml: align.rewards.verifier = 0.0: .* nothing scores a reply"),
         ("  kto: ", "  kot: ", r"params.yaml: align.kot: unknown key"),

@@ -129,9 +129,7 @@ def test_verifiers_alone_need_no_reward_model(built, tmp_path):
     root = copy_of(built, tmp_path)
     change(root, "align", rewards={"learned": 0.0, "verifier": 1.0})
     with inside(root):
-        with pytest.raises(
-            ValueError, match=r"names other rewards than params.yaml align.rewards.*`dvc repro objective`"
-        ):
+        with pytest.raises(ValueError, match=r"names other rewards or tools than .*: run `dvc repro objective`"):
             run_stage("align")
         run_stage("objective")
         shutil.rmtree("data/models/reward/0")
@@ -163,6 +161,22 @@ def test_code_of_replies_is_a_reward(built, tmp_path):
     assert all(row["score_verifier"] == 0 for row in rows)
     assert any(row["score_reward_model"] != 0 for row in rows)
     assert rows[0]["score"] == pytest.approx(rows[0]["score_reward_model"])
+
+
+def test_replies_may_call_tools(built, tmp_path):
+    """A model that was never shown a call makes none, and learns as without; the objective names the tools."""
+    root = copy_of(built, tmp_path)
+    change(root, "align", tools={"names": ["calculator", "search"], "corpus": "papers.jsonl"})
+    (root / "data/inputs/papers.jsonl").write_text('{"id": "p1", "text": "the sun is a star"}\n')
+    with inside(root):
+        with pytest.raises(ValueError, match=r"names other rewards or tools than .*: run `dvc repro objective`"):
+            run_stage("align")
+        run_stage("objective")
+        run_stage("align")
+        assert content_hash(root / "data/models/policy") == content_hash(built / "data/models/policy")
+        (root / "data/inputs/papers.jsonl").write_text('{"id": "p1", "text": "the moon is none"}\n')
+        with pytest.raises(ValueError, match=r"names other rewards or tools than .*: run `dvc repro objective`"):
+            run_stage("align")
 
 
 def test_normalised_scores_have_mean_0_and_spread_1(built):

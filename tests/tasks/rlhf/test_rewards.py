@@ -159,8 +159,6 @@ def test_tables_are_read_and_part_of_the_objective(tmp_path):
         ({"std_weight": 1.0}, "std_weight\n.*belongs to `aggregate: mean_minus_std`"),
         ({"learned": 0, "verifier": 1, "veto": True}, "veto\n.*concerns the reward models"),
         ({"learned": 0, "verifier": 1, "heads": {"choice": 1.0}}, "heads\n.*concerns the reward models"),
-        ({"allow_unsandboxed": True}, "allow_unsandboxed\n.*concerns verifiers, and verifier = 0"),
-        ({"sandbox": {"seconds": 1}}, "sandbox\n.*concerns verifiers"),
         ({"verifier": 1, "tables": {"x": "../x.jsonl"}}, "tables\n.*must be the path of a .jsonl file inside"),
         ({"verifier": 1, "tables": {"x": "/x.jsonl"}}, "tables\n.*must be the path of a .jsonl file inside"),
         ({"judge": 1}, "judge\n.*Extra inputs"),
