@@ -36,11 +36,20 @@ class RankError(Exception):
 
 
 def wanted() -> int:
-    """How many processes a training stage is to have. ValueError for a bad environment variable."""
+    """How many processes a training stage is to have. ValueError for bad environment variables."""
     text = os.environ.get(COUNT, "1")
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise ValueError(f"{COUNT} = {text!r}: must be a number of processes, 1 or more; leave it out for one")
+    if _sharded() and int(text) == 1:
+        raise ValueError(f"{SHARD} = 1: there is nothing to share with one process; set {COUNT} to 2 or more")
     return int(text)
+
+
+def _sharded() -> bool:
+    text = os.environ.get(SHARD, "0")
+    if text not in ("0", "1"):
+        raise ValueError(f"{SHARD} = {text!r}: must be 1, to shard models over the processes, or 0")
+    return text == "1"
 
 
 def is_rank() -> bool:
@@ -60,7 +69,7 @@ def joined() -> Iterator[None]:
     from tasks.rlhf import ranks
 
     index, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    ranks.join(index, count, Path(os.environ[_MEETING]), os.environ.get(SHARD, "0") == "1")
+    ranks.join(index, count, Path(os.environ[_MEETING]), _sharded())
     yield
     ranks.leave()
 

@@ -50,11 +50,6 @@ class Checkpoints:
             return
         self._loop += 1
         group = ranks.current()
-        if group.sharded:
-            self._stage = None
-            if group.is_first:
-                _say("none is kept with PLUMBLINE_SHARD; an interrupted run starts again")
-            return
         found = group.from_first(self._newest() if group.is_first else None)
         if found is not None:
             path, self.resumed_from = found
@@ -81,13 +76,25 @@ class Checkpoints:
     def save(self, step: int, parts: Mapping[str, Any]) -> None:
         """Keep the parts as they are after `step`, if it is time; called between two steps.
 
-        Of several processes the first writes: what it holds is what all hold.
+        Of several processes the first writes: what it holds is what all hold, or is gathered from all where each
+        holds a part.
         """
-        if self._stage is None or time.monotonic() < self._due or not ranks.current().is_first:
+        group = ranks.current()
+        if self._stage is None or not (group.is_first or group.sharded):
+            return
+        is_time = time.monotonic() >= self._due
+        if not (group.from_first(is_time) if group.sharded else is_time):
             return
         started = time.monotonic()
+        state = {name: _state(part) for name, part in parts.items()}
+        if group.sharded:
+            from tasks.rlhf import sharding
+
+            state = sharding.gathered(state)
+            if not group.is_first:
+                return
         try:
-            self._write(step, parts)
+            self._write(step, {"parts": state, "random": _random()})
         except OSError as error:
             # Training does not need it: a full disk costs a later run some time, not this one its result.
             _say(f"none kept after step {step}, training goes on: {error}; free some space under {self._stage}")
@@ -108,11 +115,11 @@ class Checkpoints:
         for staged in self._folder.glob(".*"):
             staged.unlink()
 
-    def _write(self, step: int, parts: Mapping[str, Any]) -> None:
+    def _write(self, step: int, state: Mapping[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         staged = self._folder / ".staged"
         try:
-            digest = _dump({"parts": {name: _state(part) for name, part in parts.items()}, "random": _random()}, staged)
+            digest = _dump(state, staged)
         except OSError:
             staged.unlink(missing_ok=True)
             raise
@@ -193,7 +200,12 @@ def _restore(parts: Mapping[str, Any], path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     assert state["parts"].keys() == parts.keys(), (sorted(state["parts"]), sorted(parts))
     for name, part in parts.items():
-        _restored(part, state["parts"][name])
+        kept = state["parts"][name]
+        if ranks.current().sharded:
+            from tasks.rlhf import sharding
+
+            kept = sharding.scattered(kept, part)
+        _restored(part, kept)
     drawn = state["random"]
     torch.set_rng_state(drawn["torch"])
     if drawn["cuda"]:
@@ -221,7 +233,7 @@ class _Hashing:
         self._file.flush()
 
 
-def _dump(state: Any, path: Path) -> str:
+def _dump(state: Mapping[str, Any], path: Path) -> str:
     """Write a state through to the disk; its sha256. Raises OSError."""
     import torch
 

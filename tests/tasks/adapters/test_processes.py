@@ -145,6 +145,17 @@ def test_a_bad_number_is_refused(monkeypatch, text):
         processes.wanted()
 
 
+@pytest.mark.parametrize(
+    ("count", "shard", "message"),
+    [("1", "1", "nothing to share with one process"), ("2", "yes", "'yes': must be 1, to shard models")],
+)
+def test_a_shard_of_nothing_is_refused(monkeypatch, count, shard, message):
+    monkeypatch.setenv(processes.COUNT, count)
+    monkeypatch.setenv(processes.SHARD, shard)
+    with pytest.raises(ValueError, match=f"^PLUMBLINE_SHARD = .*{message}"):
+        processes.wanted()
+
+
 def test_the_cores_are_shared(monkeypatch):
     monkeypatch.setenv("PLUMBLINE_THREADS", "7")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -175,10 +175,20 @@ class Interrupted(Exception):  # noqa: N818
 
 
 def resumed(folder):
-    """(weights of a whole run, of one that was interrupted and went on, the step it went on after).
+    """(weights of a whole run, of one that was interrupted and went on, the step it went on after, seeds of steps).
 
     Adapters with dropout: their masks differ from rank to rank.
     """
+    seeds = []
+
+    def noted(model):
+        loss = nll(model)
+
+        def note(rows):
+            seeds.append(torch.initial_seed())
+            return loss(rows)
+
+        return note
 
     def run(name, at=0):
         model = models.add_lora(tiny_model(), LoraOptions(rank=2, alpha=4, dropout=0.5))
@@ -195,14 +205,15 @@ def resumed(folder):
 
         recorder.log = logged
         options = DatasetOptions(num_epochs=1, lr=1e-2, batch_tokens=128)
-        train_on_dataset(model, data(), nll(model), lambda r: len(r.reply_ids), options, 0, recorder)
+        train_on_dataset(model, data(), noted(model), lambda r: len(r.reply_ids), options, 0, recorder)
         return weights(model), recorder.checkpoints.resumed_from
 
     whole, _ = run("whole")
+    seeds_of_steps = list(seeds)
     with contextlib.suppress(Interrupted):
         run("kept", at=3)
     again, step = run("kept")
-    return whole, again, step
+    return whole, again, step, seeds_of_steps
 
 
 def draws():
@@ -216,14 +227,18 @@ def main(folder):
     torch.set_num_threads(1)
     group = ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), folder / "meeting")
     runs = all_runs()
-    whole, again, step = resumed(folder)
+    kept = [resumed(folder / "kept")]
     drawn = draws()
     ranks.join(group.index, group.count, folder / "meeting", sharded=True)
     sharded = sharded_runs(folder)
+    kept.append(resumed(folder / "kept in shards"))
     found = {
         "curves": {name: rows for name, (rows, _) in runs.items()},
         "weights": {name: zlib.crc32(value.numpy().tobytes()) for name, (_, value) in runs.items()},
-        "resumed": [torch.equal(whole, again), step, zlib.crc32(whole.numpy().tobytes())],
+        "resumed": [
+            [torch.equal(whole, again), step, zlib.crc32(whole.numpy().tobytes())] for whole, again, step, _ in kept
+        ],
+        "seeds": kept[0][3],
         "draws": drawn,
         "sharded": {name: rows for name, (rows, _) in sharded.items()},
         "sharded_weights": {name: zlib.crc32(value.numpy().tobytes()) for name, (_, value) in sharded.items()},

@@ -85,9 +85,15 @@ def test_every_rank_draws_its_own_replies(two):
     assert replies[:8] != replies[8:]
 
 
+def test_dropout_differs_from_rank_to_rank_and_step_to_step(two):
+    seeds = [seed for rank in two for seed in rank["seeds"]]
+    assert len(seeds) >= 6
+    assert len(set(seeds)) == len(seeds)
+
+
 def test_ranks_go_on_after_an_interruption(two):
-    for rank in two:
-        equal, step, _ = rank["resumed"]
+    """With whole models, and with shards of one."""
+    for equal, step, _ in [*two[0]["resumed"], *two[1]["resumed"]]:
         assert equal
         assert step == 2
     assert two[0]["resumed"] == two[1]["resumed"]
