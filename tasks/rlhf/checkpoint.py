@@ -88,9 +88,7 @@ class Checkpoints:
         started = time.monotonic()
         state = {name: _state(part) for name, part in parts.items()}
         if group.sharded:
-            from tasks.rlhf import sharding
-
-            state = sharding.gathered(state)
+            state = ranks.gathered(state)
             if not group.is_first:
                 return
         try:
@@ -202,9 +200,7 @@ def _restore(parts: Mapping[str, Any], path: Path) -> None:
     for name, part in parts.items():
         kept = state["parts"][name]
         if ranks.current().sharded:
-            from tasks.rlhf import sharding
-
-            kept = sharding.scattered(kept, part)
+            kept = ranks.scattered(kept, part)
         _restored(part, kept)
     drawn = state["random"]
     torch.set_rng_state(drawn["torch"])

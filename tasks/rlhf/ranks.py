@@ -149,3 +149,40 @@ def _buckets(gradients: Sequence[Any]) -> Iterator[list[Any]]:
         bucket.append(gradient)
     if bucket:
         yield bucket
+
+
+def gathered(state: Any) -> Any:
+    """A state with every sharded tensor whole, on the CPU; all ranks have to ask."""
+    from torch.distributed.tensor import DTensor
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda x: x.full_tensor().cpu() if isinstance(x, DTensor) else x, state)
+
+
+def scattered(state: Any, part: Any) -> Any:
+    """The state of a sharded model or of its optimiser with every tensor sharded as the part's are; others as is."""
+    import torch
+
+    if isinstance(part, torch.nn.Module):
+        like = part.state_dict()
+        return {name: _as(value, like[name]) for name, value in state.items()}
+    if isinstance(part, torch.optim.Optimizer):
+        parameters = [p for group in part.param_groups for p in group["params"]]
+        return state | {
+            "state": {
+                number: {
+                    name: _as(value, parameters[number]) if value.shape == parameters[number].shape else value
+                    for name, value in values.items()
+                }
+                for number, values in state["state"].items()
+            }
+        }
+    return state
+
+
+def _as(value: Any, like: Any) -> Any:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

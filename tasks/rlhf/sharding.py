@@ -10,8 +10,6 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_map
 
 from tasks.rlhf.batch import LossOutput
 
@@ -96,33 +94,3 @@ class Outline:
         for old, new in zip(list(model.modules()), plain, strict=True):
             old.__class__ = type(new)
             object.__setattr__(old, "__dict__", new.__dict__)
-
-
-def gathered(state: Any) -> Any:
-    """A state with every sharded tensor whole, on the CPU; all ranks have to ask."""
-    return tree_map(lambda x: x.full_tensor().cpu() if isinstance(x, DTensor) else x, state)
-
-
-def scattered(state: Any, part: Any) -> Any:
-    """The state of a sharded model or of its optimiser with every tensor sharded as the part's are; others as is."""
-    if isinstance(part, torch.nn.Module):
-        like = part.state_dict()
-        return {name: _as(value, like[name]) for name, value in state.items()}
-    if isinstance(part, torch.optim.Optimizer):
-        parameters = [p for group in part.param_groups for p in group["params"]]
-        return state | {
-            "state": {
-                number: {
-                    name: _as(value, parameters[number]) if value.shape == parameters[number].shape else value
-                    for name, value in values.items()
-                }
-                for number, values in state["state"].items()
-            }
-        }
-    return state
-
-
-def _as(value: torch.Tensor, like: Any) -> torch.Tensor:
-    if not isinstance(like, DTensor):
-        return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

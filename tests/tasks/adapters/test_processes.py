@@ -42,7 +42,7 @@ def run(params, data, tracker):
             raise KeyError("bug")
         if params.what == "killed":
             os.kill(os.getpid(), 9)
-    time.sleep(60)
+    time.sleep(900)
 stage.main(stage.Stage("sft", Params, run, reads=(), writes=(), trains=True))
 """
 
@@ -78,7 +78,7 @@ def alive(pid):
 
 
 def all_end(pids):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(map(alive, pids)):
         time.sleep(0.02)
     return not any(map(alive, pids))
