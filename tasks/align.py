@@ -2,6 +2,7 @@
 
 reads   data/objective.json  data/models/{sft,reward}  data/tokenizer  data/prepared/{pairs,prompts}  data/collected
         data/inputs, where verifiers look things up
+        data/raw/demonstrations, data/prepared/canary.json (the canary's texts, and which they are)
 writes  data/models/policy
 """
 
@@ -23,6 +24,9 @@ from tasks.rlhf.tool_options import ToolsOptions
 if TYPE_CHECKING:
     from tasks.rlhf.algorithms import Algorithm
     from tasks.rlhf.batch import Example
+
+
+TAKEN = 0.5  # nats per token: see `_canary`
 
 
 class Params(stage.Params):
@@ -48,7 +52,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     policy = models.to_train(loaded, params.model)
     reference = Reference(policy, data / "models/sft", params.model.dtype)
     if algorithm.family == "preference":
-        metrics = _on_dataset(params, algorithm, policy, reference, data, tracker)
+        metrics = _on_dataset(params, algorithm, policy, reference, tokenizer, data, tracker)
     else:
         metrics = _on_rollouts(params, algorithm, policy, reference, tokenizer, folders, data, tracker)
     models.save(policy, tokenizer, data / "models/policy")
@@ -109,7 +113,13 @@ def _checked_objective(data: Path, algorithm: "Algorithm", params: Params) -> li
 
 
 def _on_dataset(
-    params: Params, algorithm: "Algorithm", policy: Any, reference: Reference, data: Path, tracker: FileTracker
+    params: Params,
+    algorithm: "Algorithm",
+    policy: Any,
+    reference: Reference,
+    tokenizer: Any,
+    data: Path,
+    tracker: FileTracker,
 ) -> dict[str, Any]:
     from tasks.rlhf import dataset, feedback
     from tasks.rlhf.train_on_feedback import train_on_feedback
@@ -118,12 +128,55 @@ def _on_dataset(
     pairs = dataset.read_pairs(data / "prepared/pairs/train.parquet", data / "collected/train.parquet")
     with tracker.phase("train"):
         if algorithm.unpaired:
-            rows = feedback.from_pairs(pairs)
+            real, planted = ([pair for pair in pairs if pair.planted is kind] for kind in (False, True))
+            # Apart, so that the reference point is not measured on noise after everybody's prompt.
+            rows = feedback.from_pairs(real) + (feedback.from_pairs(planted) if planted else [])
             train_on_feedback(policy, reference.logprobs, rows, algorithm, params.seed, tracker)
         else:
             train_on_pairs(policy, reference.logprobs, pairs, algorithm, params.seed, tracker)
     last = tracker.curve[max(tracker.curve)]
-    return {"num_pairs": len(pairs), "final_loss": last["loss"], "implicit_accuracy": last["implicit_accuracy"]}
+    with tracker.phase("measure"):
+        told = _canary(params, algorithm, policy, reference, tokenizer, data)
+    return {
+        "num_pairs": sum(not pair.planted for pair in pairs),
+        "final_loss": last["loss"],
+        "implicit_accuracy": last["implicit_accuracy"],
+        "canary": told,
+    }
+
+
+def _canary(
+    params: Params, algorithm: "Algorithm", policy: Any, reference: Reference, tokenizer: Any, data: Path
+) -> dict[str, Any]:
+    """Obvious preferences by the implicit reward, log(policy / reference). ValueError where too few are told right.
+
+    A loss without a reference learns nothing from a pair that the SFT policy tells apart well enough: then the reply's
+    log-prob per token has to lead, and training not to have taken more than TAKEN from its lead.
+    """
+    import numpy as np
+    import torch
+
+    from tasks.preferences import canary as obvious
+    from tasks.rlhf import canary
+    from tasks.rlhf.logprobs import reply_sums, token_logprobs
+
+    @torch.no_grad()
+    def logprobs(examples: "Sequence[Example]") -> Any:
+        return token_logprobs(policy, examples)[0]
+
+    def lead(true: "Sequence[Example]", ruined: "Sequence[Example]") -> Any:
+        (own_true, frozen_true), (own_ruined, frozen_ruined) = (
+            [reply_sums(measure, examples) for measure in (logprobs, reference.logprobs)] for examples in (true, ruined)
+        )
+        if algorithm.module.NEEDS_REFERENCE:
+            return (own_true - frozen_true) - (own_ruined - frozen_ruined)
+        true_tokens, ruined_tokens = ([len(row.reply_ids) for row in rows] for rows in (true, ruined))
+        now = own_true / true_tokens - own_ruined / ruined_tokens
+        before = frozen_true / true_tokens - frozen_ruined / ruined_tokens
+        return np.minimum(now, now - before + TAKEN)
+
+    canaries = canary.tokenised(*obvious.read(data, "train"), tokenizer, params.model.max_length)
+    return canary.check(canaries, lead, algorithm.options.canary_share, f"align.{algorithm.name}")
 
 
 def _on_rollouts(
@@ -195,6 +248,8 @@ STAGE = stage.Stage(
         "prepared/prompts/dev.parquet",
         "prepared/prompts/train.parquet",
         "collected/train.parquet",
+        "prepared/canary.json",
+        "raw/demonstrations",
     ),
     writes=("models/policy",),
     trains=True,

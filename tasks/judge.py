@@ -1,7 +1,7 @@
 """judge: a second reward model, on prompts and labels that training never sees; it judges, it never trains.
 
 reads   data/models/sft  data/tokenizer  data/prepared/{pairs/{judge,dev},demonstrations}  data/collected/{judge,dev}
-        data/raw/demonstrations (the canary's texts)
+        data/raw/demonstrations, data/prepared/canary.json (the canary's texts, and which they are)
 writes  data/models/judge
 """
 

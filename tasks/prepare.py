@@ -1,12 +1,15 @@
 """prepare: folds by prompt, and every text tokenised once.
 
 reads   data/raw
-writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs}
+writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs}, data/prepared/canary.json: which
+        demonstrations the canary plants among the pairs, and which it holds out
 """
 
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +18,7 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import tokens
+from tasks.preferences import canary, tokens
 from tasks.preferences.folds import FOLDS, fold_of
 from tasks.preferences.tables import Lengths, Writer, batches
 from tasks.records import DATASETS, LABELS, PAIRS, Message, Preference, forget_environment, pair_row
@@ -44,8 +47,10 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         tokenizer.save_pretrained(data / "tokenizer")
         forget_environment(data / "tokenizer")
     work = Preparation(params, shares, tokens.Encoder(tokenizer))
+    planting = Preparation(params, shares, work.encoder)  # counts apart: no figure is about what is planted
     with tracker.phase("tokenise"):
-        rows = {name: work.table(data, name) for name in TABLES}
+        rows = {name: work.table(data, name) for name in TABLES if name != "pairs"}
+        rows["pairs"] = work.table(data, "pairs", planting)
     for name in ("demonstrations", "prompts"):
         if not all(rows[name].values()):
             raise ValueError(
@@ -58,6 +63,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         "prompts_truncated": work.num_truncated,
         "tokens": {name: lengths.quantiles() for name, lengths in work.lengths.items()},
         "labels": work.labels,
+        "planted": planting.labels.total(),
         "tokenizer": {"vocab_size": len(tokenizer), "pad_token_added": pad_added},
     }
 
@@ -87,10 +93,11 @@ class Preparation:
         self.left_out: dict[str, Counter[str]] = {}
         self.lengths: dict[str, Lengths] = {}  # of what is kept, in tokens
         self.labels: Counter[str] = Counter()
+        self.weights: dict[str, float] = dict.fromkeys(FOLDS, 0.0)  # of pairs
         self.num_truncated = 0
 
-    def table(self, data: Path, name: str) -> dict[str, int]:
-        """Write one prepared table; the rows of each of its files."""
+    def table(self, data: Path, name: str, planting: "Preparation | None" = None) -> dict[str, int]:
+        """Write one prepared table, at its end what is planted by `planting`; the rows of each of its files."""
         raw, columns, convert = TABLES[name]
         # Nothing but training may see a demonstration.
         files = {"train": "rows"} if name == "demonstrations" else {fold: fold for fold in FOLDS}
@@ -103,11 +110,36 @@ class Preparation:
                 try:
                     if fold not in files:
                         raise LeftOut("other_fold")
-                    writer.add(files[fold], convert(self, row))
+                    kept = convert(self, row)
+                    writer.add(files[fold], kept)
+                    self.weights[fold] += kept.get("weight", 0.0)
                 except LeftOut as reason:
                     left_out[str(reason)] += 1
+        counts = dict(writer.counts)
+        if planting is not None:
+            planting.plant(data, writer, self.weights)
         writer.close()
-        return writer.counts
+        return counts
+
+    def plant(self, data: Path, writer: Writer, weights: Mapping[str, float]) -> None:
+        """The canary's comparisons among those to learn from; they become tokens as every other row does.
+
+        `weights`: of the rows of each fold.
+        """
+        rows = (row for batch in batches(data / "raw/demonstrations") for row in batch)
+        sides = canary.choose(rows, lambda cluster: fold_of(cluster, self.shares))
+        noted = {}
+        for fold in ("train", "judge"):
+            of_fold = sides.get(fold) or sides["train"]  # few demonstrations may leave the judge without
+            planted = canary.repeat(of_fold["planted"], canary.num_planted(writer.counts[fold]))
+            noted[fold] = {
+                "planted": [row["id"] for row in planted],
+                "held_out": [row["id"] for row in canary.repeat(of_fold["held_out"], canary.NUM_HELD_OUT)],
+            }
+            for made in canary.comparisons(planted, weights[fold]):
+                with suppress(LeftOut):
+                    writer.add(fold, self.pair(asdict(made)))
+        stage.write_json(data / "prepared/canary.json", noted)
 
     def demonstration(self, row: Row) -> Row:
         reply_ids = self.encoder.reply(row["reply"])
@@ -188,7 +220,7 @@ STAGE = stage.Stage(
     Params,
     run,
     reads=tuple(f"raw/{name}" for name in DATASETS),
-    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES)),
+    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json"),
 )
 
 if __name__ == "__main__":

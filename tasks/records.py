@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 CHOICES = ("a", "b", "tie", "both_bad", "unsure")
 ROLES = ("system", "user", "assistant")
+CANARY = "_canary"  # the source of planted comparisons; no source of people can have this name
 Choice = Literal["a", "b", "tie", "both_bad", "unsure"]
 
 

@@ -1,7 +1,7 @@
 """reward: fit a reward model to what people prefer; one ensemble member per call, `python -m tasks.reward 0`.
 
 reads   data/models/sft  data/tokenizer  data/prepared/{pairs/{train,dev},demonstrations}  data/collected/{train,dev}
-        data/raw/demonstrations (the canary's texts)
+        data/raw/demonstrations, data/prepared/canary.json (the canary's texts, and which they are)
 writes  data/models/reward/<member>
 
 Where there are several members, each leaves out its own share of the prompts and is measured on it.
@@ -18,7 +18,6 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.records import Message, read_table
 from tasks.rlhf.options import ModelOptions, RewardOptions
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 FOLDS = {"reward": "train", "judge": "judge"}  # section: the fold it learns from
-READS = ("models/sft", "tokenizer", "prepared/demonstrations", "raw/demonstrations")
+READS = ("models/sft", "tokenizer", "prepared/demonstrations", "prepared/canary.json", "raw/demonstrations")
 
 
 class FitParams(stage.Params, RewardOptions):
@@ -44,14 +43,15 @@ class Params(FitParams):
 def run(params: Params, data: Path, tracker: FileTracker, *, member: int) -> dict[str, Any]:
     from tasks.rlhf import comparisons
 
-    def left_out(cluster: str) -> bool:
-        return len(params.members) > 1 and comparisons.left_out_by(cluster, params.members) == member
+    def left_out(row: "Comparison") -> bool:
+        of_it = len(params.members) > 1 and comparisons.left_out_by(row.cluster, params.members) == member
+        return of_it and not row.planted
 
     rows = comparisons.read_comparisons(params, *(data / table for table in tables("train")))
-    kept = [row for row in rows if not left_out(row.cluster)]
+    kept = [row for row in rows if not left_out(row)]
     model, metrics = fit("reward", params, params.seed * 1000 + member, kept, data, tracker)
     save(model, data, data / f"models/reward/{member}")
-    return metrics | {"left_out": quality(model, [row for row in rows if left_out(row.cluster)], params.seed)}
+    return metrics | {"left_out": quality(model, [row for row in rows if left_out(row)], params.seed)}
 
 
 def fit(
@@ -61,9 +61,11 @@ def fit(
 
     `name` is its section of the parameters. Raises ValueError where the canary fails.
     """
+    from tasks.preferences import canary as obvious
     from tasks.rlhf import canary, comparisons, dataset, length_bias, models, reward_model, train_reward
 
-    fold = FOLDS[name]
+    fold, planted = FOLDS[name], [row for row in rows if row.planted]
+    rows = [row for row in rows if not row.planted]
     comparisons.check(rows, params, data / f"prepared/pairs/{fold}.parquet")
     models.seed_everything(seed)
     model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, params, params.model.lora)
@@ -71,7 +73,7 @@ def fit(
     learned = length_bias.balanced(rows) if params.length_bias == "balanced" else rows
     model.network.train()
     with tracker.phase("train"):
-        train_reward.train(model, model.network, learned, params, seed, tracker)
+        train_reward.train(model, model.network, [*learned, *planted], params, seed, tracker)
     model.network.eval()
     if params.length_bias == "residual":
         length_bias.take_off(model, rows)
@@ -79,8 +81,8 @@ def fit(
     reward_model.normalise(model, replies)
     with tracker.phase("measure"):
         tokenizer = models.load_tokenizer(data / "tokenizer")
-        planted = canary.plants(true_replies(data, canary.NUM_PLANTS), tokenizer, params.model.max_length, seed)
-        told = canary.check(model, planted, params.canary_share, name)
+        canaries = canary.tokenised(*obvious.read(data, fold), tokenizer, params.model.max_length)
+        told = canary.check(canaries, partial(reward_model.lead, model), params.canary_share, name)
         held_out = comparisons.read_comparisons(params, *(data / table for table in tables("dev")))
         dev = quality(model, held_out, seed)
     last = tracker.curve[max(tracker.curve)]
@@ -109,16 +111,6 @@ def save(model: "RewardModel", data: Path, folder: Path) -> None:
     from tasks.rlhf import models, reward_model
 
     reward_model.save_reward(model, models.load_tokenizer(data / "tokenizer"), folder)
-
-
-def true_replies(data: Path, most: int) -> list[tuple[list[Message], str]]:
-    """Prompts and replies of the training fold's demonstrations, as text and as their source has them."""
-    from tasks.preferences.tables import batches
-
-    ids = read_table(data / "prepared/demonstrations").column("id").to_pylist()
-    wanted = set(ids[:: math.ceil(len(ids) / most)])
-    rows = (row for batch in batches(data / "raw/demonstrations") for row in batch)
-    return [(row["prompt"], row["reply"]) for row in rows if row["id"] in wanted]
 
 
 def quality(model: "RewardModel", rows: "Sequence[Comparison]", seed: int) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Pair:
     label: float
     weight: float
     id: str = ""
+    planted: bool = False  # by the canary: learned from, and counted in no figure
 
     @property
     def length(self) -> int:

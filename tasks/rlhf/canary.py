@@ -1,55 +1,78 @@
-"""The canary: obvious preferences that nobody trained on, to notice data that was swapped or mispaired on its way.
+"""The canary: obvious preferences (tasks/preferences/canary.py) that a trained model has to tell right.
 
-A plant is a true reply against noise of as many characters. Its text comes from the source and is tokenised here,
-anew: nothing that reads, pairs and stores the training data touches it. A reward model that learned preferences the
-right way round tells nearly all plants right; one that learned them the wrong way round, nearly none.
-
-Noise is symbols, not the reply of another prompt: raters compare replies to one prompt, so nothing they say teaches
-a model that a good reply to another question is bad, and an honest one tells such pairs by chance.
+Their text comes from the source and is tokenised here, anew: nothing that reads, pairs and stores the training data
+touches it. Among that data some of them were planted. A model that learned preferences the right way round tells
+nearly all of them right; one that learned them the wrong way round, nearly none.
 """
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tasks.records import Message
 from tasks.rlhf.batch import Example
-from tasks.rlhf.reward_model import RewardModel, score_examples
 
-NUM_PLANTS = 200
-SYMBOLS = "#@%&*~^_|<>;"
+
+class Text(Protocol):
+    @property
+    def prompt(self) -> list[Message]: ...
+    @property
+    def true(self) -> str: ...
+    @property
+    def ruined(self) -> str: ...
 
 
 @dataclass(frozen=True)
-class Plant:
-    true: Example
-    noise: Example
-    other: Example  # the true reply of another plant's prompt
+class Canaries:
+    """Rows side by side; the first `num_planted` of them are also in the training data."""
+
+    true: list[Example]
+    ruined: list[Example]
+    num_planted: int
 
 
-def plants(texts: Sequence[tuple[list[Message], str]], tokenizer: Any, max_length: int, seed: int) -> list[Plant]:
-    """NUM_PLANTS plants from prompts and their true replies; few texts are used several times, with new noise.
-
-    Raises ValueError where no text fits into `max_length` tokens.
-    """
-    rng = random.Random(f"{seed}/canary")
-    rows = [(prompt_ids(tokenizer, prompt), reply, reply_ids(tokenizer, reply)) for prompt, reply in texts]
-    rows = [row for row in rows if len(row[0]) + len(row[2]) <= max_length]
+def tokenised(planted: Sequence[Text], held_out: Sequence[Text], tokenizer: Any, max_length: int) -> Canaries:
+    """Those that fit into `max_length` tokens. ValueError where none does."""
+    fitting = [[row for text in texts if (row := _row(text, tokenizer, max_length))] for texts in (planted, held_out)]
+    rows = [*fitting[0], *fitting[1]]
     if not rows:
         raise ValueError(
-            f"canary: none of {len(texts)} demonstrations fits into model.max_length = {max_length}; raise it"
+            f"canary: none of {len(planted) + len(held_out)} demonstrations fits into model.max_length = {max_length}; "
+            "raise it"
         )
-    made = []
-    for number in range(NUM_PLANTS):
-        prompt, reply, true = rows[number % len(rows)]
-        room = max_length - len(prompt)
-        noise = reply_ids(tokenizer, "".join(rng.choice(SYMBOLS) for _ in reply))
-        *_, other = rows[(number + 1) % len(rows)]
-        made.append(Plant(Example(prompt, true), Example(prompt, fit(noise, room)), Example(prompt, fit(other, room))))
-    return made
+    return Canaries([true for true, _ in rows], [ruined for _, ruined in rows], len(fitting[0]))
+
+
+def check(
+    canaries: Canaries, lead: Callable[[Sequence[Example], Sequence[Example]], np.ndarray], needed: float, name: str
+) -> dict[str, float | int | None]:
+    """The shares told right, of the planted ones and of those held out: where `lead`, of true over ruined, is above 0.
+
+    Raises ValueError where of all of them not more than `needed` are (0: not asked); `name` is the key of params.yaml
+    that `canary_share` belongs to.
+    """
+    right = lead(canaries.true, canaries.ruined) > 0
+    share = float(np.mean(right))
+    if needed and share <= needed:
+        cause = (
+            "labels look swapped: check how a and b, chosen and rejected, are read from the source on"
+            if share < 0.5
+            else "replies and labels look mispaired (shifted rows?), or too little was learned from too few comparisons"
+        )
+        raise ValueError(
+            f"{name}: the canary fails: of {len(right)} true replies against noise the model prefers {share:.0%}, and "
+            f"{name}.canary_share = {needed} must be exceeded; {cause}"
+        )
+    planted, held_out = right[: canaries.num_planted], right[canaries.num_planted :]
+    return {
+        "share": share,
+        "num_planted": len(planted),
+        "share_planted": float(np.mean(planted)) if len(planted) else None,
+        "num_held_out": len(held_out),
+        "share_held_out": float(np.mean(held_out)) if len(held_out) else None,
+    }
 
 
 def prompt_ids(tokenizer: Any, prompt: list[Message]) -> list[int]:
@@ -61,28 +84,7 @@ def reply_ids(tokenizer: Any, reply: str) -> list[int]:
     return [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
-def fit(ids: list[int], room: int) -> list[int]:
-    """At most `room` tokens, with the end kept."""
-    return ids if len(ids) <= room else [*ids[: room - 1], ids[-1]]
-
-
-def check(model: RewardModel, planted: Sequence[Plant], needed: float, name: str) -> dict[str, float | int]:
-    """The shares of plants told right: against noise, and against another prompt's reply (for information only).
-
-    Raises ValueError where the first is not above `needed` (0: not asked); `name` is the section of params.yaml.
-    """
-    true, noise, other = (
-        score_examples(model, [getattr(plant, side) for plant in planted]) for side in ("true", "noise", "other")
-    )
-    share = float(np.mean(true > noise))
-    if needed and share <= needed:
-        cause = (
-            "labels look swapped: check how a and b, chosen and rejected, are read from the source on"
-            if share < 0.5
-            else "replies and labels look mispaired (shifted rows?), or too little was learned from too few comparisons"
-        )
-        raise ValueError(
-            f"{name}: the canary fails: of {len(planted)} true replies against noise the reward model prefers "
-            f"{share:.0%}, and {name}.canary_share = {needed} must be exceeded; {cause}"
-        )
-    return {"num_plants": len(planted), "share": share, "share_of_mismatched": float(np.mean(true > other))}
+def _row(text: Text, tokenizer: Any, max_length: int) -> tuple[Example, Example] | None:
+    prompt = prompt_ids(tokenizer, text.prompt)
+    true, ruined = (Example(prompt, reply_ids(tokenizer, reply)) for reply in (text.true, text.ruined))
+    return (true, ruined) if max(true.length, ruined.length) <= max_length else None

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.records import read_table
+from tasks.records import CANARY, read_table
 from tasks.rlhf.batch import Example, Pair
 from tasks.rlhf.options import CHOICE, RewardOptions
 
-COLUMNS = ["cluster", "prompt_ids", "a_ids", "b_ids", "label", "weight", "confidence", "scores"]
+COLUMNS = ["cluster", "source", "prompt_ids", "a_ids", "b_ids", "label", "weight", "confidence", "scores"]
 Scores = dict[str, tuple[float, float]]  # objective: (score of a, score of b)
 
 
@@ -73,15 +73,24 @@ def left_out_by(cluster: str, members: Sequence[int]) -> int:
 
 def _comparison(row: dict[str, Any], options: RewardOptions) -> Comparison:
     scores: Scores = json.loads(row["scores"]) if row["scores"] else {}
+    planted = row["source"] == CANARY
     return Comparison(
         Example(row["prompt_ids"], row["a_ids"]),
         Example(row["prompt_ids"], row["b_ids"]),
         row["label"],
         row["weight"],
-        labels=tuple(row["label"] if name == CHOICE else _label(scores.get(name)) for name in heads(options)),
+        planted=planted,
+        labels=tuple(_head_label(name, row["label"], scores, planted, options) for name in heads(options)),
         margins=tuple(_margin(name, row, scores, options) for name in heads(options)),
         cluster=row["cluster"],
     )
+
+
+def _head_label(head: str, label: float, scores: Scores, planted: bool, options: RewardOptions) -> float:
+    """Of a planted pair, whose true reply is better in every respect: what makes the whole score say so."""
+    if planted:
+        return label if options.objectives.get(head, 1.0) > 0 else 1 - label
+    return label if head == CHOICE else _label(scores.get(head))
 
 
 def _label(given: tuple[float, float] | None) -> float:

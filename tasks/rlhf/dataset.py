@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.records import read_table
+from tasks.records import CANARY, read_table
 from tasks.rlhf.batch import Example, Pair, Prompt
+
+PAIR_COLUMNS = ["id", "source", "prompt_ids", "a_ids", "b_ids", "label", "weight"]
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -15,15 +17,20 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def read_pairs(*paths: Path) -> list[Pair]:
-    """Comparisons of one or several tables: columns `id`, `prompt_ids`, `a_ids`, `b_ids`, `label`, `weight`."""
+    """Comparisons of one or several tables. ValueError where there are none but those that the canary planted."""
     rows: list[dict[str, Any]] = []
     for path in paths:
-        rows += read_table(path).select(["id", "prompt_ids", "a_ids", "b_ids", "label", "weight"]).to_pylist()
-    if not rows:
+        rows += read_table(path).select(PAIR_COLUMNS).to_pylist()
+    if all(row["source"] == CANARY for row in rows):
         raise ValueError(f"{paths[0]}: no comparisons; check the sources of ingest and the shares of prepare")
     return [
         Pair(
-            Example(r["prompt_ids"], r["a_ids"]), Example(r["prompt_ids"], r["b_ids"]), r["label"], r["weight"], r["id"]
+            Example(r["prompt_ids"], r["a_ids"]),
+            Example(r["prompt_ids"], r["b_ids"]),
+            r["label"],
+            r["weight"],
+            r["id"],
+            r["source"] == CANARY,
         )
         for r in rows
     ]

@@ -20,6 +20,7 @@ class Feedback:
     mismatched: Example
     desirable: float
     weight: float
+    planted: bool = False  # by the canary: learned from, and counted in no figure
 
     @property
     def length(self) -> int:
@@ -42,7 +43,10 @@ def from_pairs(pairs: Sequence[Pair]) -> list[Feedback]:
     examples = [example for pair in untied for example in (pair.a, pair.b)]
     wanted = [p for pair in untied for p in (pair.label, 1 - pair.label)]
     weights = [pair.weight for pair in untied for _ in "ab"]
-    return [Feedback(*row) for row in zip(ids, examples, mismatch(ids, examples), wanted, weights, strict=True)]
+    planted = [pair.planted for pair in untied for _ in "ab"]
+    return [
+        Feedback(*row) for row in zip(ids, examples, mismatch(ids, examples), wanted, weights, planted, strict=True)
+    ]
 
 
 def mismatch(ids: Sequence[str], examples: Sequence[Example]) -> list[Example]:

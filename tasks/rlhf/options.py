@@ -134,6 +134,7 @@ class PreferenceOptions(DatasetOptions):
     """The loop over pairs, as an alignment algorithm."""
 
     sft_weight: NotNegative = 0.0  # weight of -log p(preferred reply) per token, which keeps it likely
+    canary_share: Share = 0.9  # of obvious preferences, to be exceeded by those told right; 0: not asked
 
 
 class RolloutOptions(OptimizerOptions):

@@ -145,6 +145,12 @@ def score_examples(model: RewardModel, examples: Sequence[Example], batch_tokens
     return _batched(model.forward, examples, batch_tokens)
 
 
+def lead(model: RewardModel, first: Sequence[Example], second: Sequence[Example]) -> np.ndarray:
+    """Normalised scores of the first examples less those of the second ones, [len(first)]."""
+    gaps: np.ndarray = score_examples(model, first) - score_examples(model, second)
+    return gaps
+
+
 @torch.no_grad()
 def score_heads(model: RewardModel, examples: Sequence[Example], batch_tokens: int = 2048) -> np.ndarray:
     """Scores of the heads, float64 [len(examples), K]; see RewardModel for how they make up the score."""

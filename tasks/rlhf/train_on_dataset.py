@@ -31,14 +31,16 @@ def train_on_dataset(
     seed: int,
     tracker: Tracker,
     before_step: Callable[[list[R]], None] | None = None,
+    is_counted: Callable[[R], bool] = lambda row: True,
 ) -> None:
     """Minimise the weighted mean of `loss` over `rows`, in place.
 
     Per optimiser step the mean is over the whole step (sum of weighted losses / sum of weights), so micro-batches
     change nothing, nor do several processes (ranks.py): each computes `loss` on its share of a step's rows.
-    `before_step` sees all of them before `loss` sees any. The order of rows is drawn from `seed`, apart from the
-    model's own draws. Checkpoints fall between two optimiser steps; an interrupted run ends with the weights, figures
-    and draws of one that was not.
+    `before_step` sees all of them before `loss` sees any. Rows that are not counted are learned from, but take no part
+    in the metrics that are logged, other than the loss. The order of rows is drawn from `seed`, apart from the model's
+    own draws. Checkpoints fall between two optimiser steps; an interrupted run ends with the weights, figures and draws
+    of one that was not.
     """
     group = ranks.current()
     if group.sharded:
@@ -63,10 +65,10 @@ def train_on_dataset(
         if before_step is not None:
             before_step(chosen)
         group.reseed(seed, step)
-        sums = group.add(_accumulate(chosen, loss, weight, options.micro_batch_tokens, group))
+        sums = group.add(_accumulate(chosen, loss, weight, is_counted, options.micro_batch_tokens, group))
         group.add_gradients(parameters)
-        total_weight = sums.pop("weight")
-        metrics = {key: value / total_weight for key, value in sums.items()}
+        total_weight, counted_weight = sums.pop("weight"), sums.pop("counted")
+        metrics = {key: value / (total_weight if key == "loss" else counted_weight) for key, value in sums.items()}
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.div_(total_weight)
@@ -115,14 +117,17 @@ def _accumulate(
     rows: list[R],
     loss: Callable[[list[R]], LossOutput],
     weight: Callable[[R], float],
+    is_counted: Callable[[R], bool],
     micro_tokens: int,
     group: ranks.Ranks,
 ) -> dict[str, float]:
     """Backward pass over micro-batches of this process's rows; weighted sums of loss and metrics, and the weight.
 
-    All processes make as many passes of as many rows: where rows run out, one is repeated and weighs nothing.
+    Metrics are sums over the rows that are counted, where any is, and `counted` is the weight of those. All processes
+    make as many passes of as many rows: where rows run out, one is repeated and weighs nothing.
     """
-    totals: dict[str, float] = {"weight": 0.0, "loss": 0.0}
+    totals: dict[str, float] = {"weight": 0.0, "counted": 0.0, "loss": 0.0}
+    any_counted = any(map(is_counted, rows))
     longest = max(row.length for row in rows)
     size = max(1, micro_tokens // longest)
     share = [(row, weight(row)) for row in group.share(rows)]
@@ -136,8 +141,10 @@ def _accumulate(
         weighted.backward()
         totals["weight"] += float(weights_B.sum())
         totals["loss"] += float(weighted.detach())
+        counted_B = weights_B * torch.tensor([is_counted(row) or not any_counted for row in micro]).to(weights_B)
+        totals["counted"] += float(counted_B.sum())
         for key, value_B in output.metrics.items():
-            totals[key] = totals.get(key, 0.0) + float((value_B * weights_B).sum())
+            totals[key] = totals.get(key, 0.0) + float((value_B * counted_B).sum())
     return totals
 
 

@@ -82,7 +82,17 @@ def train_on_feedback(
         return LossOutput(loss_B, _metrics(policy_B - reference_B, desirable_B > 0.5, output, step))
 
     disable_dropout(policy)
-    train_on_dataset(policy, rows, loss, lambda row: row.weight, options, seed, tracker, before_step=measure)
+    train_on_dataset(
+        policy,
+        rows,
+        loss,
+        lambda row: row.weight,
+        options,
+        seed,
+        tracker,
+        before_step=measure,
+        is_counted=lambda row: not row.planted,
+    )
     policy.eval()
 
 

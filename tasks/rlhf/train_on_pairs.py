@@ -47,7 +47,10 @@ def train_on_pairs(
 
     disable_dropout(policy)
     policy.train()
-    train_on_dataset(policy, pairs, loss, lambda row: row.weight, algorithm.options, seed, tracker)
+    options = algorithm.options
+    train_on_dataset(
+        policy, pairs, loss, lambda row: row.weight, options, seed, tracker, is_counted=lambda row: not row.planted
+    )
     policy.eval()
 
 
@@ -58,7 +61,7 @@ def _check(pairs: Sequence[Pair], algorithm: Algorithm) -> None:
             raise ValueError(f"{what}: pair {pair.id!r} has the label {pair.label}; it is a probability, from 0 to 1")
         if not (pair.a.prompt_ids and pair.a.reply_ids and pair.b.prompt_ids and pair.b.reply_ids):
             raise ValueError(f"{what}: pair {pair.id!r} has a prompt or reply without tokens: prepare the data again")
-    if not any(pair.label != 0.5 and pair.weight > 0 for pair in pairs):
+    if not any(pair.label != 0.5 and pair.weight > 0 and not pair.planted for pair in pairs):
         raise ValueError(
             f"{what}: none of the {len(pairs)} pairs has a preferred reply and a weight above 0: there is nothing to "
             "learn; check the sources of ingest"

@@ -29,7 +29,9 @@ def train(
         a_BK, b_BK = model.heads(both(batch)).chunk(2)
         return heads_loss(a_BK, b_BK, batch, options, None if ties is None else ties.log_K)
 
-    train_on_dataset(learner, rows, loss, lambda row: row.weight, options, seed, tracker)
+    train_on_dataset(
+        learner, rows, loss, lambda row: row.weight, options, seed, tracker, is_counted=lambda row: not row.planted
+    )
     model.ties = None if ties is None else ties.record(list(model.objectives))
 
 

@@ -17,9 +17,8 @@ TINY = {
     "model": {"hidden_size": 32, "num_layers": 1, "intermediate_size": 64, "vocab_size": 500},
     "sft": {"num_epochs": 2, "batch_tokens": 1024},
     "collect": {"prompts_per_fold": 20, "replies_per_prompt": 2},
-    # A few hundred comparisons teach too little to ask the canary.
-    "reward": {"num_epochs": 4, "batch_tokens": 1024, "canary_share": 0.0},
-    "judge": {"num_epochs": 1, "batch_tokens": 1024, "canary_share": 0.0},
+    "reward": {"num_epochs": 4, "batch_tokens": 1024},
+    "judge": {"num_epochs": 2, "batch_tokens": 1024},
     "evaluate": {"num_samples": 1, "num_safety_samples": 1, "num_bootstrap": 100},
 }
 TINY_PPO = {"num_steps": 3, "prompts_per_step": 16, "min_finished": 0.0}

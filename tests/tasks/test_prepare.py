@@ -1,5 +1,6 @@
 """prepare: folds by prompt, everything tokenised once, what does not fit counted."""
 
+import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import tokens
 from tasks.preferences.folds import FOLDS
 from tasks.records import (
+    CANARY,
     DATASETS,
     Demonstration,
     Preference,
@@ -85,7 +87,9 @@ def run(data: Path, **change: Any) -> dict[str, Any]:
 
 
 def table(data: Path, name: str, fold: str) -> list[dict[str, Any]]:
-    return list(read_table(data / f"prepared/{name}/{fold}.parquet").to_pylist())
+    """Without what the canary planted."""
+    rows = read_table(data / f"prepared/{name}/{fold}.parquet").to_pylist()
+    return [row for row in rows if row["source"] != CANARY]
 
 
 def test_the_columns_are_the_contract(tmp_path: Path) -> None:
@@ -203,3 +207,30 @@ def test_another_base_brings_its_own_tokenizer(tmp_path: Path) -> None:
 def test_impossible_shares_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="add up to 1 or more"):
         run(tmp_path, judge_share=0.8)
+
+
+def test_the_canary_plants_among_what_is_learned_from_and_counts_nowhere(tmp_path: Path) -> None:
+    metrics = run(write(tmp_path, records()))
+    noted = json.loads((tmp_path / "prepared/canary.json").read_text())
+    prepared = {row["id"] for row in read_table(tmp_path / "prepared/demonstrations").to_pylist()}
+    total = 0
+    for fold in FOLDS:
+        rows = read_table(tmp_path / f"prepared/pairs/{fold}.parquet").to_pylist()
+        planted = [row for row in rows if row["source"] == CANARY]
+        assert metrics["rows"]["pairs"][fold] == len(rows) - len(planted)
+        total += len(planted)
+        if fold not in ("train", "judge"):
+            assert not planted
+            continue
+        assert len(planted) == 64
+        assert rows[-64:] == planted
+        assert sum(row["weight"] for row in planted) == pytest.approx(0.02 * sum(row["weight"] for row in rows[:-64]))
+        assert sorted({row["label"] for row in planted}) == [0.0, 1.0]
+        assert sum(row["label"] for row in planted) == 32
+        used, kept_back = set(noted[fold]["planted"]), set(noted[fold]["held_out"])
+        assert not used & kept_back
+        # prompts of the judge's fold are kept from training
+        assert {row_id in prepared for row_id in used | kept_back} == {fold == "train"}
+        assert not {row["cluster"] for row in planted} & {f"c{row_id[1:]}" for row_id in kept_back}
+    assert metrics["planted"] == total == 128
+    assert sum(metrics["labels"].values()) == sum(metrics["rows"]["pairs"].values())

@@ -1,12 +1,16 @@
 """The reward and judge stages: parameters that contradict each other, and what the stages say of their models."""
 
 import importlib
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tasks.adapters import stage
-from tests.tasks.conftest import ROOT
+from tasks.records import CANARY, pair_table, read_table, write_table
+from tests.tasks.conftest import ROOT, inside, run_stage
 
 
 def read(tmp_path, section="reward", **values):
@@ -51,3 +55,59 @@ def test_good_options_pass(tmp_path):
     read(tmp_path, ties="davidson", tie_parameter=0.5, margin={"source": "confidence", "size": 0.5}, bound=5.0)
     assert read(tmp_path).length_bias == "off"  # bare in the file, where YAML 1.1 reads it as false
     read(tmp_path, ties="rao_kupper", tie_parameter=1.01, label_smoothing=0.1, pooling="mean", l2=0.01)
+
+
+@pytest.fixture
+def swapped(built, tmp_path):
+    """A copy of what is built, in whose prepared comparisons a and b have changed places on their way."""
+    shutil.copytree(built, tmp_path / "swapped", symlinks=True)
+    path = tmp_path / "swapped/data/prepared/pairs/train.parquet"
+    rows = [row | {"label": 1 - row["label"]} for row in read_table(path).to_pylist()]
+    write_table(pair_table(rows), path)
+    return tmp_path / "swapped"
+
+
+def test_the_canary_passes_honest_models(built):
+    for name in ("reward@0", "judge"):
+        metrics = json.loads((built / f"data/reports/{name}.json").read_text())["metrics"]
+        told = metrics["canary"]
+        assert told["share"] > 0.97
+        assert told["num_planted"] >= 50
+        assert told["num_held_out"] >= 50
+        fold = {"reward@0": "train", "judge": "judge"}[name]
+        rows = [
+            row
+            for table in ("prepared/pairs", "collected")
+            for row in read_table(built / f"data/{table}/{fold}.parquet").to_pylist()
+        ]
+        planted = [row for row in rows if row["source"] == CANARY]
+        assert metrics["num_pairs"] == len(rows) - len(planted)  # they count in no figure
+        assert metrics["num_learned"] == metrics["num_pairs"]
+        assert len(planted) == told["num_planted"]
+        others = sum(row["weight"] for row in rows if row["source"] == "world")
+        assert sum(row["weight"] for row in planted) == pytest.approx(0.02 * others)
+
+
+def test_labels_swapped_in_the_store_stop_the_stage(swapped):
+    with inside(swapped), pytest.raises(ValueError, match=r"reward: the canary fails.*labels look swapped"):
+        run_stage("reward")
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
+def test_they_stop_an_algorithm_on_pairs_too(built, swapped, algorithm):
+    for root in (swapped, built):
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        params["align"] |= {"algorithm": algorithm}
+        path = swapped / "params.yaml"
+        path.write_text(yaml.safe_dump(params))
+        if root is built:
+            shutil.copy(built / "data/prepared/pairs/train.parquet", swapped / "data/prepared/pairs/train.parquet")
+        with inside(swapped):
+            run_stage("objective")
+            if root is swapped:
+                with pytest.raises(ValueError, match=rf"align.{algorithm}: the canary fails.*labels look swapped"):
+                    run_stage("align")
+            else:
+                run_stage("align")
+                told = json.loads(Path("data/reports/align.json").read_text())["metrics"]["canary"]
+                assert told["share"] > 0.9

@@ -118,3 +118,24 @@ def test_warmup_then_cosine():
     assert [factor(0), factor(9), factor(10)] == pytest.approx([0.1, 1.0, 1.0])
     assert factor(55) == pytest.approx(0.5)
     assert factor(99) < 0.001
+
+
+def test_rows_that_are_not_counted_are_learned_from_and_not_logged():
+    """Four rows that weigh 1 to 4, two of them counted: the metric is about those, the loss about all."""
+    from tasks.rlhf.ranks import Ranks
+    from tasks.rlhf.train_on_dataset import _accumulate
+
+    value = torch.nn.Parameter(torch.ones(()))
+    rows = [Example([1], [n]) for n in (1, 2, 3, 4)]
+
+    def loss(batch):
+        values_B = torch.tensor([float(row.reply_ids[0]) for row in batch])
+        return LossOutput(value * values_B, {"metric": values_B})
+
+    def totals(is_counted):
+        return _accumulate(rows, loss, lambda row: float(row.reply_ids[0]), is_counted, 4, Ranks())
+
+    assert totals(lambda row: row.reply_ids[0] < 3) == {"weight": 10, "counted": 3, "loss": 30, "metric": 1 + 4}
+    assert value.grad == 30
+    # where nothing is counted, there is nothing else to speak of
+    assert totals(lambda row: False) == {"weight": 10, "counted": 10, "loss": 30, "metric": 30}
