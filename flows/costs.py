@@ -53,8 +53,8 @@ class Plan:
     @cached_property
     def network(self) -> Network:
         model = self._params("sft").model
-        rank = model.lora.rank if model.lora else None
-        return Network(shape(model), model_size.BYTES[model.dtype], rank)
+        rank, quantized = (model.lora.rank, model.lora.quantize is not None) if model.lora else (None, False)
+        return Network(shape(model), model_size.BYTES[model.dtype], rank, quantized, model.gradient_checkpointing)
 
     @cached_property
     def algorithm(self) -> algorithms.Algorithm:

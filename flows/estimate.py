@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows import costs
+from flows import costs, facts
 from flows.costs import Plan
 from tasks.adapters import stage, workspace
+from tasks.rlhf.advice import advise
 from tasks.rlhf.hardware import GB, NAMES
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "cache")
@@ -57,6 +58,7 @@ def document(planned: Plan) -> dict[str, Any]:
         "trained_parameters": planned.network.trained,
         "rows": planned.said_of_rows,
         "calibrated_on": sorted(planned.calibration),
+        "advice": advise(facts.gather(planned), planned.algorithm.name),
         "stages": stages,
         "hours": sum(row["seconds"] for row in stages.values()) / 3600,
         "peak_memory_gb": max(row["memory_bytes"]["peak"] for row in stages.values()) / GB,
@@ -91,7 +93,7 @@ def table(found: dict[str, Any]) -> str:
     ]
     if peaks:
         lines.append(f"Estimated peak memory over that of the earlier run: {', '.join(peaks)}.")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *found["advice"]])
 
 
 def size(number: float) -> str:

@@ -32,6 +32,14 @@ class Network:
     shape: Shape
     number_bytes: int
     lora_rank: int | None = None
+    quantized: bool = False  # the frozen weights of the layers are 4-bit numbers (QLoRA)
+    recomputes_layers: bool = False  # gradient checkpointing
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of the model as it is trained, without adapters; NF4 with its scales takes 4.5 bits."""
+        layers = self.shape.num_layers * self.shape.layer_weights if self.quantized else 0
+        return (self.shape.parameters - layers) * self.number_bytes + layers * 4.5 / 8
 
     @property
     def trained(self) -> int:
@@ -71,7 +79,8 @@ class Pass:
         if self.kind != "train":
             return body + head
         frozen = rank is not None  # then the head needs no gradient of its weights
-        return body * (1 + model_size.backward_factor(shape, rank)) + head * (3 - frozen + network.recomputes_logits)
+        passes = 1 + network.recomputes_layers + model_size.backward_factor(shape, rank)
+        return body * passes + head * (3 - frozen + network.recomputes_logits)
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,9 @@ def memory(
     trained = network.trained_bytes * (step is not None) + shape.parameters * size * critic
     adapters = 0 if network.lora_rank is None or step is None else network.trained_bytes
     return {
-        "weights": copies * shape.parameters * size + adapters,
+        "weights": (copies - 1) * shape.parameters * size
+        + (network.weight_bytes if step else shape.parameters * size)
+        + adapters,
         "gradients": trained,
         "optimizer": model_size.optimizer_bytes(trained),
         "activations": _kept(network, step) if step else 0.0,
@@ -132,6 +143,9 @@ def _kept(network: Network, step: Pass) -> float:
     """By one call of a training pass: activations, adapters' inputs in float32, and logits or, recomputed, a chunk."""
     tokens = step.tokens / step.calls
     kept = model_size.activation_bytes(network.shape, tokens, network.number_bytes, network.lora_rank)
+    if network.recomputes_layers:  # the inputs of all layers, and one layer whole
+        kept = kept / network.shape.num_layers
+        kept += tokens * network.shape.num_layers * network.shape.hidden_size * network.number_bytes
     if not step.head:
         return kept
     replies = tokens * step.reply / (step.prompt + step.reply)

@@ -141,6 +141,18 @@ def test_memory_of_a_step_is_what_autograd_keeps(tiny_model):
     assert memory(Network(shape, 4), 1, step=step)["activations"] == pytest.approx(sum(kept.values()), rel=0.1)
 
 
+def test_recomputed_layers_and_4_bit_weights():
+    """Activations fall to one layer's and the inputs of all; the body is computed once more. 4.5 bits a weight."""
+    step = train("", Lengths(8, 10, 20), 240, head=False)
+    plain, saving = (Network(SHAPE, 4, recomputes_layers=recomputes) for recomputes in (False, True))
+    kept = [memory(network, 1, step=step)["activations"] for network in (plain, saving)]
+    assert kept[1] == pytest.approx(kept[0] / 2 + 240 * 2 * 32 * 4)
+    assert step.flops(saving) / step.flops(plain) == pytest.approx(4 / 3)
+    layers = SHAPE.num_layers * SHAPE.layer_weights
+    small = memory(Network(SHAPE, 2, lora_rank=2, quantized=True), 1, step=step)["weights"]
+    assert small == 2 * (SHAPE.parameters - layers) + layers * 4.5 / 8 + 4 * SHAPE.lora_parameters(2)
+
+
 def test_seconds():
     """16 GFLOP at 0.3 x 96 GFLOP/s; a token a time is bound by reading the weights."""
     one = cpu(1, 8e9)

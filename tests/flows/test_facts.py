@@ -1,0 +1,48 @@
+"""What advice rests on: shares of filled columns, labels and measures of the last run."""
+
+import json
+import shutil
+
+import pytest
+
+from flows import costs, estimate, facts
+from tasks.rlhf.hardware import cpu
+from tests.flows.test_estimate import ROOT, prepare
+
+
+@pytest.fixture
+def plan(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    prepare(tmp_path)
+    return costs.Plan(tmp_path / "params.yaml", tmp_path / "data", cpu(1, 8e9), True)
+
+
+def report(plan, name, **metrics):
+    (plan.data / f"reports/{name}.json").write_text(json.dumps({"metrics": metrics}))
+
+
+def test_facts_are_those_of_tables_and_reports(plan):
+    found = facts.gather(plan)
+    assert found.num_pairs == 3 * (50 + 40 * 6)  # train, judge and dev, given and collected
+    assert (found.test_share, found.min_accuracy) == (0.18, 0.6)
+    assert found.accuracy is found.ceiling is found.win_rate is found.declined is None
+    assert found.scored_share == found.checked_share == 0  # no such columns
+    report(plan, "prepare", labels={"a": 5, "b": 3, "tie": 1, "both_bad": 1})
+    interval = {"value": 0.65, "low": 0.6, "high": 0.7}
+    report(
+        plan,
+        "evaluate",
+        reward={"accuracy": interval, "ceiling": {"value": 0.8}},
+        win_rate={"judge": interval},
+        models={"sft": {"declined_unsafe": {"low": 0.5}}},
+    )
+    found = facts.gather(plan)
+    assert found.tied_share == pytest.approx(0.2)
+    assert (found.accuracy, found.ceiling, found.declined) == ((0.6, 0.7), 0.8, 0.5)
+    assert found.win_rate == (0.6, 0.7)
+
+
+def test_the_estimate_ends_with_advice(plan):
+    said = estimate.document(plan)["advice"]
+    assert said[0].startswith("For pairs, one reply preferred: start with dpo (chosen: ppo)")
+    assert estimate.table(estimate.document(plan)).endswith(said[-1])
