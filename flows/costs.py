@@ -66,7 +66,8 @@ class Plan:
         """One per training stage, in the order of the graph."""
         params = {name: self._params(name) for name in TRAINING}
         collect, reward, evaluate = params["collect"], params["reward"], params["evaluate"]
-        members = len(reward.members)
+        members, align = len(reward.members), params["align"]
+        scorers = members if align.rewards.learned else 0  # verifiers run no network
         share = 1 - 1 / members if members > 1 else 1.0  # each leaves out its own prompts
         asked = rows.asked_by_collect(self.document, {fold: each.rows for fold, each in self.rows.prompts.items()})
         models = 2 + (params["sft"].model.base != "scratch") + (self.data / "champion/manifest.json").is_file()
@@ -79,7 +80,7 @@ class Plan:
                 for member in reward.members
             ),
             workload.reward("judge", self.network, self.rows, "judge", params["judge"]),
-            workload.align(self.network, self.rows, self.algorithm, members, params["align"].max_new_tokens),
+            workload.align(self.network, self.rows, self.algorithm, scorers, align.max_new_tokens),
             workload.evaluate(self.network, self.rows, models, members + 1, samples, evaluate.max_new_tokens),
         ]
 

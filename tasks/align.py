@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from tasks.rlhf.batch import Example
 
 
-TAKEN = 0.5  # nats per token: see `_canary`
-
-
 class Params(stage.Params):
     # The sections of the algorithms stand beside these keys; the chosen one is checked by `algorithms.load`.
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -148,12 +145,7 @@ def _on_dataset(
 def _canary(
     params: Params, algorithm: "Algorithm", policy: Any, reference: Reference, tokenizer: Any, data: Path
 ) -> dict[str, Any]:
-    """Obvious preferences by the implicit reward, log(policy / reference). ValueError where too few are told right.
-
-    A loss without a reference learns nothing from a pair that the SFT policy tells apart well enough: then the reply's
-    log-prob per token has to lead, and training not to have taken more than TAKEN from its lead.
-    """
-    import numpy as np
+    """Obvious preferences, by the implicit reward. ValueError where too few are told right."""
     import torch
 
     from tasks.preferences import canary as obvious
@@ -165,15 +157,13 @@ def _canary(
         return token_logprobs(policy, examples)[0]
 
     def lead(true: "Sequence[Example]", ruined: "Sequence[Example]") -> Any:
-        (own_true, frozen_true), (own_ruined, frozen_ruined) = (
-            [reply_sums(measure, examples) for measure in (logprobs, reference.logprobs)] for examples in (true, ruined)
+        (own, frozen) = (
+            [reply_sums(measured, examples) for examples in (true, ruined)]
+            for measured in (logprobs, reference.logprobs)
         )
         if algorithm.module.NEEDS_REFERENCE:
-            return (own_true - frozen_true) - (own_ruined - frozen_ruined)
-        true_tokens, ruined_tokens = ([len(row.reply_ids) for row in rows] for rows in (true, ruined))
-        now = own_true / true_tokens - own_ruined / ruined_tokens
-        before = frozen_true / true_tokens - frozen_ruined / ruined_tokens
-        return np.minimum(now, now - before + TAKEN)
+            return canary.lead_of_ratios(own, frozen)
+        return canary.lead_per_token(own, frozen, [[len(row.reply_ids) for row in rows] for rows in (true, ruined)])
 
     canaries = canary.tokenised(*obvious.read(data, "train"), tokenizer, params.model.max_length)
     return canary.check(canaries, lead, algorithm.options.canary_share, f"align.{algorithm.name}")
