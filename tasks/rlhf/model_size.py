@@ -147,6 +147,9 @@ def cache_bytes(shape: Shape, sequences: float, length: float, number_bytes: int
     return 2 * shape.num_layers * shape.kv_heads * shape.head_dim * sequences * length * number_bytes
 
 
-def optimizer_bytes(trained_bytes: float) -> float:
-    """AdamW: two moments and, while it steps, the square root of the second, each as large as what is trained."""
-    return 3 * trained_bytes
+def optimizer_bytes(trained_bytes: float, number_bytes: int) -> float:
+    """AdamW in float32: two moments and, while it steps, the square root of the second, each as large as what is trained.
+
+    For weights in bfloat16 a copy of them and, while it steps, of their gradients besides (master_weights.py).
+    """
+    return (3 if number_bytes >= 4 else 5) * 4 * trained_bytes / number_bytes

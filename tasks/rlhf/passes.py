@@ -133,7 +133,7 @@ def memory(
         + (network.weight_bytes if step else shape.parameters * size)
         + adapters,
         "gradients": trained,
-        "optimizer": model_size.optimizer_bytes(trained),
+        "optimizer": model_size.optimizer_bytes(trained, size if network.lora_rank is None else 4),
         "activations": _kept(network, step) if step else 0.0,
         "cache": max((_cache(network, each) for each in samples), default=0.0),
     }

@@ -11,6 +11,7 @@ import torch
 
 from tasks.rlhf import ranks
 from tasks.rlhf.batch import LossOutput, Tracker, token_batches
+from tasks.rlhf.master_weights import MasterAdamW
 from tasks.rlhf.options import DatasetOptions, OptimizerOptions
 
 
@@ -149,13 +150,13 @@ def _accumulate(
 
 
 def new_optimizer(parameters: list[Any], options: OptimizerOptions, lr: float | None = None) -> torch.optim.Optimizer:
-    """AdamW whose decay spares biases and norms; `lr` overrides that of the options."""
+    """AdamW whose decay spares biases and norms, in float32 whatever the weights are; `lr` overrides the options'."""
     matrices = [p for p in parameters if p.dim() > 1]
     vectors = [p for p in parameters if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=lr or options.lr, betas=(0.9, options.beta2), foreach=True
-    )
+    whole = all(p.dtype.itemsize >= 4 for p in parameters)
+    kind = torch.optim.AdamW if whole else MasterAdamW
+    return kind([g for g in groups if g["params"]], lr=lr or options.lr, betas=(0.9, options.beta2), foreach=True)
 
 
 def warmup_cosine(num_steps: int, warmup_share: float) -> Callable[[int], float]:

@@ -1,0 +1,62 @@
+"""AdamW for weights in bfloat16, on a float32 copy of each: mixed precision (Micikevicius 2018, arXiv:1710.03740, 3.1).
+
+A bfloat16 number keeps 8 bits: added to a weight of 1, anything below 1/512 is rounded away, and a step of a usual
+learning rate with it. The copies, and the moments, add up what the weights are too coarse for.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """As AdamW, but for weights in bfloat16 its state is float32 and holds the weight itself, as `master`."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            learned = [p for p in group["params"] if p.grad is not None]
+            states = [self._state(p) for p in learned]
+            masters = [state.get("master", p) for state, p in zip(states, learned, strict=True)]
+            adamw(
+                masters,
+                [p.grad.to(master.dtype) for p, master in zip(learned, masters, strict=True)],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                foreach=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )
+            for p, master in zip(learned, masters, strict=True):
+                if master is not p:
+                    p.copy_(master)
+
+    def _state(self, p: Tensor) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[p]
+        if not state:
+            whole = p.detach().float() if p.dtype.itemsize < 4 else p
+            state |= {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(whole),
+                "exp_avg_sq": torch.zeros_like(whole),
+            }
+            if whole is not p:
+                state["master"] = whole
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        # Which has rounded everything to the weights' number type.
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for number, values in state_dict["state"].items():
+            p = parameters[number]
+            self.state[p] |= {name: value.to(p.device) for name, value in values.items() if name != "step"}
