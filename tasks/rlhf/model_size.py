@@ -148,7 +148,7 @@ def cache_bytes(shape: Shape, sequences: float, length: float, number_bytes: int
 
 
 def optimizer_bytes(trained_bytes: float, number_bytes: int) -> float:
-    """AdamW in float32: two moments and, while it steps, the square root of the second, each as large as what is trained.
+    """AdamW in float32: two moments and, in a step, the root of the second, each as large as what is trained.
 
     For weights in bfloat16 a copy of them and, while it steps, of their gradients besides (master_weights.py).
     """

@@ -106,6 +106,6 @@ def test_activations_are_what_autograd_keeps(number, dtype, rank):
 
 
 def test_the_optimizer_works_in_float32_whatever_it_trains():
-    """100 numbers: in float32 two moments and a square root; in bfloat16 a copy of them and of the gradients besides."""
+    """Of 100 numbers: in float32 two moments and a root; in bfloat16 a copy of them and of the gradients besides."""
     assert model_size.optimizer_bytes(400, 4) == 3 * 400
     assert model_size.optimizer_bytes(200, 2) == 5 * 400
