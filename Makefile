@@ -33,8 +33,10 @@ check: $(READY)
 ui: $(READY)  # MLflow's pages on the results, on this machine only
 	@$(PY) -m flows.ui --port $(PORT)
 
+# BENCH='main_job learning algorithms': which of tests/bench; the last takes hours. DATA=path: pairs for `learning`.
+BENCH ?= main_job learning
 bench: $(READY)
-	@for bench in tests/bench/*.py; do echo "$$bench"; $(PY) "$$bench" || exit 1; done
+	@for bench in $(BENCH); do echo "$$bench"; DATA='$(DATA)' $(PY) tests/bench/$$bench.py || exit 1; done
 
 reproduce: $(READY)  # VERSION=n of the registered policy
 	@$(PY) -m flows.reproduce $(if $(VERSION),'$(VERSION)') $(if $(RECIPE),--recipe '$(RECIPE)')
