@@ -25,7 +25,7 @@ MODEL = {
     "vocab_size": 4096,
     "max_length": MAX_LENGTH + 128,
 }
-ROWS = {"sft": 1024, "reward": 512, "dpo": 384, "kto": 384, "grpo": 64, "rloo": 64}  # prompts for the last two
+ROWS = {"sft": 512, "reward": 256, "dpo": 192, "kto": 192, "grpo": 32, "rloo": 32}  # prompts for the last two
 ROWS_PER_STEP = 16  # sequences of an optimiser step; of pairs, half of it
 REPLIES_PER_PROMPT = 4
 PROMPTS_PER_STEP = 16

@@ -73,10 +73,12 @@ def reward(folder: Path) -> tuple[int, Callable[[], object]]:
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
+    from tasks.rlhf import models
+
     rows = sorted(material.pairs_of(folder), key=lambda row: max(row.a.length, row.b.length))
     chosen = [row.a if row.label == 1 else row.b for row in rows]
     rejected = [row.b if row.label == 1 else row.a for row in rows]
-    _, tokenizer = load(folder)
+    tokenizer = models.load_tokenizer(folder / "model")
     dtype = getattr(torch, dtype_of_weights(folder))
     model = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1, dtype=dtype)
     trainer = RewardTrainer(
