@@ -14,7 +14,6 @@ from pathlib import Path
 
 import yaml
 
-from flows import budget
 from tasks.adapters import stage
 from tasks.adapters.pipeline import Step, Warm
 from tasks.adapters.warm import ADDRESS, FORKED
@@ -41,6 +40,8 @@ def _checked(root: Path, text: str, changed: tuple[str, ...], warm: Warm | None)
 
 def check(root: Path) -> None:
     """ValueError with a line per problem in `root`/params.yaml."""
+    from flows import budget
+
     path = root / stage.PARAMS
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     problems = []
@@ -77,6 +78,8 @@ def check(root: Path) -> None:
 
 
 def main() -> None:
+    from flows import budget  # which imports torch
+
     try:
         check(Path())
         budget.check(Path(), sys.argv[1:])

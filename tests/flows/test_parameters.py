@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,9 @@ def test_the_parameters_of_the_project_are_right():
 def test_a_wrong_parameter_is_named(tmp_path, old, new, message):
     with pytest.raises(ValueError, match=message):
         parameters.check(changed(tmp_path, old, new))
+
+
+def test_a_run_with_nothing_to_do_imports_nothing_large():
+    large = ("torch", "transformers", "prefect", "mlflow", "pandas")
+    code = f"import sys, flows.retrain; print([name for name in {large} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
