@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,16 +59,6 @@ def fixed_replies(model, prompts, *, max_new_tokens, seed, eos_id, **_):
         logprobs_N, _ = token_logprobs(model.eval(), examples)
     pieces = logprobs_N.split([len(e.reply_ids) for e in examples])
     return [Reply(list(e.reply_ids), piece.tolist(), True) for e, piece in zip(examples, pieces, strict=True)]
-
-
-@contextlib.contextmanager
-def the_same_replies():
-    drawn = experience.sample
-    experience.sample = fixed_replies
-    try:
-        yield
-    finally:
-        experience.sample = drawn
 
 
 held = set()  # numbers of weights that this process has held between two steps
@@ -121,7 +112,7 @@ def on_fixed(name):
 
 def on_fresh(name):
     algorithm, run = learner(tiny_model(), likes_sevens, name, section(**FRESH))
-    recorder = Recorder()
+    run, recorder = replace(run, sample=fixed_replies), Recorder()
     train_on_rollouts(run, PROMPTS, PROMPTS[:3], algorithm.options, 0, recorder)
     return recorder.rows, run.policy
 
@@ -141,8 +132,7 @@ SHARDED = ("sft", "sft, short steps", "reward", "dpo")
 
 def all_runs():
     """{run: (rows logged, weights)}"""
-    with the_same_replies():
-        found = {name: run() for name, run in RUNS.items()}
+    found = {name: run() for name, run in RUNS.items()}
     return {name: (rows, weights(model)) for name, (rows, model) in found.items()}
 
 
