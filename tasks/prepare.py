@@ -130,7 +130,8 @@ class Preparation:
         sides = canary.choose(rows, lambda cluster: fold_of(cluster, self.shares))
         noted = {}
         for fold in ("train", "judge"):
-            of_fold = sides.get(fold) or sides["train"]  # few demonstrations may leave the judge without
+            # Few demonstrations may leave the judge without; where there are none at all, `run` says so.
+            of_fold = sides.get(fold) or sides.get("train") or {"planted": [], "held_out": []}
             planted = canary.repeat(of_fold["planted"], canary.num_planted(writer.counts[fold]))
             noted[fold] = {
                 "planted": [row["id"] for row in planted],

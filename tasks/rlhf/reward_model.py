@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.rlhf import packing, ranks
-from tasks.rlhf.batch import Example, pad_right, token_batches
+from tasks.rlhf.batch import Example, token_batches
 from tasks.rlhf.logprobs import unwrapped
 from tasks.rlhf.models import existing, save
 from tasks.rlhf.options import CHOICE, LoraOptions, ScoreOptions
@@ -75,10 +75,10 @@ class RewardModel:
 
     def hidden_states(self, examples: Sequence[Example]) -> Tensor:
         """Of prompt and reply, padded on the right, [B, L, D]. Attention is causal: no token of a row sees padding."""
-        ids = pad_right([[*e.prompt_ids, *e.reply_ids] for e in examples], self.network.config.pad_token_id)
         network = unwrapped(self.network)
-        hidden_BLD: Tensor = network.base_model(input_ids=ids.to(network.device), use_cache=False).last_hidden_state
-        return hidden_BLD
+        rows = packing.plain_rows(examples, network.config.pad_token_id)
+        hidden_PD = packing.states(network.base_model, rows, network.device)
+        return hidden_PD.view(*rows.ids_RL.shape, hidden_PD.shape[-1])
 
 
 def new_reward_model(

@@ -23,7 +23,7 @@ from tasks.rlhf.train_on_dataset import train_on_dataset
 
 @dataclass(frozen=True)
 class Step:
-    """What the loss of a row has to know of all rows of its optimiser step."""
+    """What the loss of a row has to know of all rows of its optimiser step; weights are of those that are counted."""
 
     reference_point: Tensor
     weight: float  # of all rows
@@ -64,9 +64,9 @@ def train_on_feedback(
         policy.train()
         log_ratios = torch.from_numpy(sums - [mismatched[id(row)] for row in batch])
         weight_B = torch.tensor([row.weight for row in batch], dtype=torch.float64)
-        wanted_B = torch.tensor([row.desirable > 0.5 for row in batch])
         z0 = algorithm.module.reference_point(log_ratios, weight_B).float()
-        weight, wanted = float(weight_B.sum()), float(weight_B[wanted_B].sum())
+        counted = [row for row in batch if not row.planted] or batch
+        weight, wanted = (sum(r.weight for r in rows) for rows in (counted, [r for r in counted if r.desirable > 0.5]))
         step = Step(z0, weight, wanted, weight - wanted)
 
     def loss(batch: list[Feedback]) -> LossOutput:
@@ -104,8 +104,8 @@ def _check(rows: Sequence[Feedback], algorithm: Algorithm) -> None:
         if not (row.example.prompt_ids and row.example.reply_ids):
             raise ValueError(f"{what}: row {row.id!r} has a prompt or reply without tokens: prepare the data again")
     for verdict, found in (
-        ("wanted", any(row.desirable > 0.5 and row.weight > 0 for row in rows)),
-        ("unwanted", any(row.desirable < 0.5 and row.weight > 0 for row in rows)),
+        ("wanted", any(row.desirable > 0.5 and row.weight > 0 and not row.planted for row in rows)),
+        ("unwanted", any(row.desirable < 0.5 and row.weight > 0 and not row.planted for row in rows)),
     ):
         if not found:
             raise ValueError(

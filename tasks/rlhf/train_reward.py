@@ -66,7 +66,8 @@ def tie_parameters(
     """A parameter of the tie model per head; None for `ties: half`. ValueError where nothing teaches one."""
     if options.ties == "half":
         return None
-    shares = [_tied_share([(row.labels[head], row.weight) for row in rows]) for head in range(len(heads))]
+    own = [row for row in rows if not row.planted]  # nothing that the canary planted is tied
+    shares = [_tied_share([(row.labels[head], row.weight) for row in own]) for head in range(len(heads))]
     for name, share in zip(heads, shares, strict=True):
         if options.tie_parameter is None and not 0 < share < 1:
             raise ValueError(

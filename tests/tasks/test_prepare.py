@@ -204,6 +204,11 @@ def test_another_base_brings_its_own_tokenizer(tmp_path: Path) -> None:
     assert loaded.pad_token == "<|pad|>"
 
 
+def test_without_demonstrations_it_says_so(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match=r"prepare: demonstrations: \{'rows': 0\} rows are left"):
+        run(write(tmp_path, records(demonstrations=[])), base=str(tiny_model))
+
+
 def test_impossible_shares_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="add up to 1 or more"):
         run(tmp_path, judge_share=0.8)

@@ -47,6 +47,13 @@ def load(folder: Path) -> tuple[Any, Any]:
     return models.load_policy(folder / "model", dtype_of_weights(folder)), models.load_tokenizer(folder / "model")
 
 
+def pairs(folder: Path, number: int) -> tuple[list[Any], list[Any]]:
+    """Preferred replies and the others, pairs of one length together."""
+    rows = sorted(material.pairs_of(folder, number), key=lambda row: max(row.a.length, row.b.length))
+    chosen, rejected = ([(row.a, row.b)[(row.label == 1) == other] for row in rows] for other in (False, True))
+    return chosen, rejected
+
+
 def sft(folder: Path) -> tuple[int, Callable[[], object]]:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -75,9 +82,7 @@ def reward(folder: Path) -> tuple[int, Callable[[], object]]:
 
     from tasks.rlhf import models
 
-    rows = sorted(material.pairs_of(folder), key=lambda row: max(row.a.length, row.b.length))
-    chosen = [row.a if row.label == 1 else row.b for row in rows]
-    rejected = [row.b if row.label == 1 else row.a for row in rows]
+    chosen, rejected = pairs(folder, material.ROWS["reward"])
     tokenizer = models.load_tokenizer(folder / "model")
     dtype = getattr(torch, dtype_of_weights(folder))
     model = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1, dtype=dtype)
@@ -99,7 +104,7 @@ def reward(folder: Path) -> tuple[int, Callable[[], object]]:
         ),
         processing_class=tokenizer,
     )
-    return len(rows), trainer.train
+    return len(chosen), trainer.train
 
 
 def dpo(folder: Path) -> tuple[int, Callable[[], object]]:
@@ -110,13 +115,13 @@ def dpo(folder: Path) -> tuple[int, Callable[[], object]]:
         def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
             return dataset
 
-    rows = sorted(material.pairs_of(folder, material.ROWS["dpo"]), key=lambda row: max(row.a.length, row.b.length))
+    chosen, rejected = pairs(folder, material.ROWS["dpo"])
     model, tokenizer = load(folder)
     dataset = Dataset.from_dict(
         {
-            "prompt_ids": [list(row.a.prompt_ids) for row in rows],
-            "chosen_ids": [list((row.a if row.label == 1 else row.b).reply_ids) for row in rows],
-            "rejected_ids": [list((row.b if row.label == 1 else row.a).reply_ids) for row in rows],
+            "prompt_ids": [list(e.prompt_ids) for e in chosen],
+            "chosen_ids": [list(e.reply_ids) for e in chosen],
+            "rejected_ids": [list(e.reply_ids) for e in rejected],
         }
     )
 
@@ -136,7 +141,7 @@ def dpo(folder: Path) -> tuple[int, Callable[[], object]]:
             processing_class=tokenizer,
         ).train()
 
-    return len(rows), train
+    return len(chosen), train
 
 
 def kto(folder: Path) -> tuple[int, Callable[[], object]]:

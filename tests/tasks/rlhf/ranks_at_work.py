@@ -18,15 +18,16 @@ import torch
 from tasks.rlhf import algorithms, experience, models, ranks, train_reward
 from tasks.rlhf.batch import Example, Prompt
 from tasks.rlhf.checkpoint import Checkpoints
-from tasks.rlhf.logprobs import token_logprobs
+from tasks.rlhf.logprobs import reply_nll, token_logprobs
 from tasks.rlhf.options import DatasetOptions, LoraOptions
-from tasks.rlhf.reward_model import RewardModel, score_examples
+from tasks.rlhf.reward_model import score_examples
 from tasks.rlhf.rollout import Reply
 from tasks.rlhf.train_on_dataset import train_on_dataset
 from tasks.rlhf.train_on_feedback import train_on_feedback
 from tasks.rlhf.train_on_pairs import train_on_pairs
 from tasks.rlhf.train_on_rollouts import train_on_rollouts
-from tests.tasks.rlhf.test_loops import Recorder, data, nll, pairs
+from tests.tasks.rlhf import tiny
+from tests.tasks.rlhf.test_loops import Recorder, data, pairs
 from tests.tasks.rlhf.test_train_on_rollouts import learner, likes_sevens, section
 from tests.tasks.rlhf.test_train_reward import options, sevens
 
@@ -35,17 +36,6 @@ FIXED = {"lr": 1e-3, "num_epochs": 1, "batch_tokens": 128, "sft_weight": 0.1, "b
 FRESH = {"num_steps": 3, "prompts_per_step": 5, "kl_target": 1.0, "kl_horizon": 50, "held_out_every": 2}
 RNG = np.random.default_rng(7)
 PROMPTS = [Prompt([number + 4, *RNG.integers(4, 60, number % 4).tolist()], "x") for number in range(20)]
-
-
-def tiny_model(vocab_size=64):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=64, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
 
 
 def fixed_replies(model, prompts, *, max_new_tokens, seed, eos_id, **_):
@@ -65,26 +55,19 @@ held = set()  # numbers of weights that this process has held between two steps
 
 
 def sft(**options):
-    model, recorder = tiny_model(), Recorder()
+    model, recorder = tiny.language_model(), Recorder()
 
     def look(rows):
         held.add(sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in model.parameters()))
 
     settings = DatasetOptions(**{"num_epochs": 1, "lr": 1e-3, "batch_tokens": 64, **options})
-    train_on_dataset(model, data(), nll(model), lambda r: len(r.reply_ids), settings, 0, recorder, look)
+    train_on_dataset(model, data(), reply_nll(model), lambda r: len(r.reply_ids), settings, 0, recorder, look)
     return recorder.rows, model
 
 
 def reward():
     """With tie parameters beside the network, in one optimiser."""
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=32, num_labels=1, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    model, recorder = RewardModel(LlamaForSequenceClassification(config).eval()), Recorder()
+    model, recorder = tiny.reward_model(), Recorder()
     settings = options(ties="davidson", num_epochs=1, weight_decay=0.1)
     rows = [*sevens(20), *sevens(4, label=0.5)]
     train_reward.train(model, model.network, rows, settings, 0, recorder)
@@ -93,7 +76,7 @@ def reward():
 
 
 def on_fixed(name):
-    policy, recorder = tiny_model(), Recorder()
+    policy, recorder = tiny.language_model(), Recorder()
     reference = copy.deepcopy(policy)
 
     @torch.no_grad()
@@ -111,7 +94,7 @@ def on_fixed(name):
 
 
 def on_fresh(name):
-    algorithm, run = learner(tiny_model(), likes_sevens, name, section(**FRESH))
+    algorithm, run = learner(tiny.language_model(), likes_sevens, name, section(**FRESH))
     run, recorder = replace(run, sample=fixed_replies), Recorder()
     train_on_rollouts(run, PROMPTS, PROMPTS[:3], algorithm.options, 0, recorder)
     return recorder.rows, run.policy
@@ -172,7 +155,7 @@ def resumed(folder):
     seeds = []
 
     def noted(model):
-        loss = nll(model)
+        loss = reply_nll(model)
 
         def note(rows):
             seeds.append(torch.initial_seed())
@@ -181,7 +164,7 @@ def resumed(folder):
         return note
 
     def run(name, at=0):
-        model = models.add_lora(tiny_model(), LoraOptions(rank=2, alpha=4, dropout=0.5))
+        model = models.add_lora(tiny.language_model(), LoraOptions(rank=2, alpha=4, dropout=0.5))
         model.train()
         recorder = Recorder()
         recorder.checkpoints = Checkpoints(folder / name, lambda: "k")
@@ -208,7 +191,7 @@ def resumed(folder):
 
 def draws():
     """Tokens of a rollout, as its ranks drew them with their own seeds."""
-    algorithm, run = learner(tiny_model(), likes_sevens, "grpo", section(**FRESH))
+    algorithm, run = learner(tiny.language_model(), likes_sevens, "grpo", section(**FRESH))
     rollout, _ = experience.collect(run, PROMPTS[:1] * 4, algorithm.options, 3)
     return [list(e.reply_ids) for e in rollout.examples]
 

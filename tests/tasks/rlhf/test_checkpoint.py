@@ -21,12 +21,12 @@ from tasks.records import content_hash
 from tasks.rlhf import algorithms, checkpoint, models
 from tasks.rlhf.batch import Example, LossOutput
 from tasks.rlhf.checkpoint import Checkpoints
-from tasks.rlhf.logprobs import token_logprobs
+from tasks.rlhf.logprobs import reply_nll, token_logprobs
 from tasks.rlhf.options import DatasetOptions, LoraOptions
 from tasks.rlhf.train_on_dataset import train_on_dataset
 from tasks.rlhf.train_on_pairs import train_on_pairs
 from tasks.rlhf.train_on_rollouts import train_on_rollouts
-from tests.tasks.rlhf.test_loops import data, nll, pairs
+from tests.tasks.rlhf.test_loops import data, pairs
 from tests.tasks.rlhf.test_train_on_rollouts import POLICIES, PROMPTS, learner, likes_sevens, section
 
 STEPS = 8
@@ -77,7 +77,7 @@ def noisy(model):
 
     def loss(rows):
         drawn = torch.rand(()).item() + np.random.random() + random.random()
-        output = nll(model)(rows)
+        output = reply_nll(model)(rows)
         return type(output)(output.loss_B * (1 + drawn), {"drawn": torch.full((len(rows),), drawn)})
 
     return loss
@@ -343,7 +343,7 @@ def test_adapters_are_kept_without_the_model_below_them(tiny_model, tmp_path):
 
     def run(folder, at=0):
         model = copy.deepcopy(adapted).train()
-        train(model, tmp_path / folder, tmp_path, at, loss=nll)
+        train(model, tmp_path / folder, tmp_path, at, loss=reply_nll)
         return last_state(tmp_path / folder)["parts"]["model"]
 
     whole = run("whole")
@@ -366,7 +366,7 @@ def test_loops_of_one_stage_do_not_take_each_others_state(tiny_model, tmp_path):
             tracker.at = interrupted
             options = OPTIONS.model_copy(update={"lr": 1e-3 * (number + 1)})
             with contextlib.closing(tracker):
-                train_on_dataset(model, data(), nll(model), lambda r: 1.0, options, 0, tracker)
+                train_on_dataset(model, data(), reply_nll(model), lambda r: 1.0, options, 0, tracker)
             found.append((checkpoints.resumed_from, model.state_dict()))
         checkpoints.clear()
         return found

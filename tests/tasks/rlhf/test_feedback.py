@@ -112,6 +112,7 @@ def test_the_reference_point_is_that_of_the_whole_step(tiny_model):
 
 
 def test_metrics_are_means_over_wanted_and_unwanted_rows(tiny_model):
+    """And not over what the canary planted."""
     rows = feedback.from_pairs(named())
     moved = frozen(tiny_model)
     policy = copy.deepcopy(tiny_model)
@@ -121,7 +122,8 @@ def test_metrics_are_means_over_wanted_and_unwanted_rows(tiny_model):
     log_ratios = reply_sums(frozen(policy), [r.example for r in rows]) - reply_sums(moved, [r.example for r in rows])
     wanted = np.array([row.desirable > 0.5 for row in rows])
     weight = np.array([row.weight for row in rows])
-    first = train(policy, rows, logprobs=moved, micro_batch_tokens=30)[0]
+    planted = [dataclasses.replace(row, planted=True, weight=3.0) for row in rows[:5]]
+    first = train(policy, rows + planted, logprobs=moved, micro_batch_tokens=30)[0]
     chosen, rejected = (np.average(log_ratios[side], weights=weight[side]) for side in (wanted, ~wanted))
     assert first["chosen_log_ratio"] == pytest.approx(chosen, rel=1e-4)
     assert first["rejected_log_ratio"] == pytest.approx(rejected, rel=1e-4)
@@ -161,3 +163,6 @@ def test_one_kind_of_verdict_is_not_enough(tiny_model):
         some = [row for row in rows if row.desirable == kept]
         with pytest.raises(ValueError, match=f"none of the {len(some)} replies is {missing} with a weight above 0"):
             train(copy.deepcopy(tiny_model), some)
+        planted = [dataclasses.replace(row, planted=True) for row in rows]
+        with pytest.raises(ValueError, match=f"replies is {missing} with a weight above 0"):
+            train(copy.deepcopy(tiny_model), some + planted)

@@ -9,7 +9,7 @@ import torch
 
 from tasks.rlhf import algorithms, checkpoint
 from tasks.rlhf.batch import Example, LossOutput, Pair, token_batches
-from tasks.rlhf.logprobs import sum_by_row, token_logprobs
+from tasks.rlhf.logprobs import reply_nll, token_logprobs
 from tasks.rlhf.options import DatasetOptions
 from tasks.rlhf.train_on_dataset import train_on_dataset, warmup_cosine
 from tasks.rlhf.train_on_pairs import train_on_pairs
@@ -29,14 +29,6 @@ class Recorder:
 
     def phase(self, name):
         return contextlib.nullcontext()
-
-
-def nll(model):
-    def loss(rows):
-        logprobs, _ = token_logprobs(model, rows)
-        return LossOutput(-sum_by_row(logprobs, rows) / torch.tensor([float(len(r.reply_ids)) for r in rows]))
-
-    return loss
 
 
 def data(count=40):
@@ -60,7 +52,9 @@ def weights(model):
 def train_sft(model, **options):
     settings = {"num_epochs": 3, "lr": 1e-3, "batch_tokens": 64, **options}
     recorder = Recorder()
-    train_on_dataset(model, data(), nll(model), lambda r: len(r.reply_ids), DatasetOptions(**settings), 0, recorder)
+    train_on_dataset(
+        model, data(), reply_nll(model), lambda r: len(r.reply_ids), DatasetOptions(**settings), 0, recorder
+    )
     return recorder.rows
 
 

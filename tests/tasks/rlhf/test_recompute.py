@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tasks.rlhf import algorithms, models
-from tasks.rlhf.logprobs import token_logprobs, unwrapped
+from tasks.rlhf.logprobs import reply_nll, token_logprobs, unwrapped
 from tasks.rlhf.options import DatasetOptions, LoraOptions, ModelOptions
 from tasks.rlhf.recompute import recompute_layers
 from tasks.rlhf.train_on_dataset import train_on_dataset
 from tasks.rlhf.train_on_pairs import train_on_pairs
 from tasks.rlhf.train_on_rollouts import train_on_rollouts
-from tests.tasks.rlhf.test_loops import Recorder, data, nll, pairs
+from tests.tasks.rlhf.test_loops import Recorder, data, pairs
 from tests.tasks.rlhf.test_train_on_rollouts import PROMPTS, learner, likes_sevens, section, weights
 
 OPTIONS = ModelOptions(
@@ -84,7 +84,7 @@ def sft(model):
     train_on_dataset(
         model,
         data(),
-        nll(model),
+        reply_nll(model),
         lambda row: 1.0,
         DatasetOptions(num_epochs=1, lr=1e-3, batch_tokens=64),
         0,

@@ -172,27 +172,16 @@ def test_options_that_contradict_are_refused(options, message):
 # --- Training
 
 
-@pytest.fixture(scope="module")
-def model():
-    """Nearly uniform over 32 tokens."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
-        max_position_embeddings=32, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
 EVEN = json.dumps({"kind": "exact", "answer": [str(number) for number in range(2, 32, 4)]})
 PROMPTS = [Prompt([5, 6, 7], "x", EVEN, "a"), Prompt([11], "y", None, "b"), Prompt([21, 22], "x", EVEN, "c")] * 20
 ALONE = {"learned": 0, "verifier": 1.0}
 
 
-def test_a_policy_learns_from_a_rule(model):
+def test_a_policy_learns_from_a_rule(small_model):
     """To end with one of eight of the thirty-two tokens; a third of the prompts has no verifier."""
-    algorithm, run = learner(model, scorer(ALONE), "grpo", section(num_steps=40, lr=1e-2, missing_eos_penalty=0.1))
+    algorithm, run = learner(
+        small_model, scorer(ALONE), "grpo", section(num_steps=40, lr=1e-2, missing_eos_penalty=0.1)
+    )
     recorder = Recorder()
     train_on_rollouts(run, PROMPTS, [], algorithm.options, 0, recorder)
     scores = [row["score"] for row in recorder.rows]
@@ -201,8 +190,8 @@ def test_a_policy_learns_from_a_rule(model):
     assert 0 < recorder.rows[0]["unscorable"] < 32
 
 
-def test_what_cannot_be_scored_has_no_advantage_and_moves_nothing(model):
-    algorithm, run = learner(model, scorer(ALONE), "grpo", section(prompts_per_step=3, missing_eos_penalty=0.0))
+def test_what_cannot_be_scored_has_no_advantage_and_moves_nothing(small_model):
+    algorithm, run = learner(small_model, scorer(ALONE), "grpo", section(prompts_per_step=3, missing_eos_penalty=0.0))
     rollout, metrics = collect(run, PROMPTS[:3], algorithm.options, seed=1)
     assert metrics["unscorable"] == 4
     assert rollout.scores_B.isnan().tolist() == [False] * 4 + [True] * 4 + [False] * 4
@@ -216,6 +205,8 @@ def test_what_cannot_be_scored_has_no_advantage_and_moves_nothing(model):
     torch.testing.assert_close(alone.advantages_BT, lesson.advantages_BT[kept])
     # a rollout in which one of two prompts cannot be scored and the other ties teaches nothing
     never = json.dumps({"kind": "exact", "answer": "nothing says this"})
-    algorithm, run = learner(model, scorer(ALONE), "grpo", section(num_steps=1, missing_eos_penalty=0.0, kl_coef=1e-9))
+    algorithm, run = learner(
+        small_model, scorer(ALONE), "grpo", section(num_steps=1, missing_eos_penalty=0.0, kl_coef=1e-9)
+    )
     train_on_rollouts(run, [Prompt([5], "x", never), PLAIN] * 8, [], algorithm.options, 0, Recorder())
-    assert torch.allclose(weights(run.policy), weights(model), atol=1e-6)
+    assert torch.allclose(weights(run.policy), weights(small_model), atol=1e-6)

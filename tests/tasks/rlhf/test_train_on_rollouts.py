@@ -81,19 +81,6 @@ def train(model, name, score=likes_sevens, held_out=(), **changes):
     return recorder.rows, run.policy, stopped
 
 
-@pytest.fixture(scope="module")
-def small_model():
-    """Nearly uniform over 32 tokens, so that a reward for one of them has room to grow."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
-        max_position_embeddings=32, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
 @pytest.mark.parametrize("name", POLICIES)
 def test_raises_the_score_within_its_kl(name, small_model):
     rows, _, stopped = train(small_model, name, num_steps=25, lr=3e-3)

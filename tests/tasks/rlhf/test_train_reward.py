@@ -1,6 +1,7 @@
 """Reward models in training: what is read from the tables, and what each option does to the scores."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +201,9 @@ def test_tie_models_learn_or_keep_their_parameter(small_reward_model, ties):
     assert fixed.ties == {"model": ties, "parameters": {"choice": pytest.approx(1.25)}, "learned": False}
     with pytest.raises(ValueError, match=rf"ties = {ties} learns its parameter from ties, and 0% of the comparisons"):
         fit(fixed, sevens(), ties=ties)
+    planted = [replace(row, planted=True) for row in sevens()]
+    with pytest.raises(ValueError, match=r"100% of the comparisons"):  # what the canary planted decides nothing here
+        fit(fixed, sevens(24, label=0.5) + planted, ties=ties)
 
 
 def test_heads_loss_is_the_sum_over_the_labels_there_are():
