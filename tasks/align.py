@@ -80,9 +80,9 @@ class Reference:
 
         with torch.no_grad():
             if self._adapted is None:
-                return token_logprobs(self._copy, examples, temperature)[0]
+                return token_logprobs(self._copy, examples, temperature)
             with self._adapted.disable_adapter():
-                return token_logprobs(self._adapted, examples, temperature)[0]
+                return token_logprobs(self._adapted, examples, temperature)
 
 
 def _checked_objective(data: Path, algorithm: "Algorithm", params: Params) -> list[Path]:
@@ -154,7 +154,7 @@ def _canary(
 
     @torch.no_grad()
     def logprobs(examples: "Sequence[Example]") -> Any:
-        return token_logprobs(policy, examples)[0]
+        return token_logprobs(policy, examples)
 
     def lead(true: "Sequence[Example]", ruined: "Sequence[Example]") -> Any:
         (own, frozen) = (

@@ -18,18 +18,21 @@ CHUNK = 1024
 RECOMPUTE_ABOVE = 2**25
 
 
-def token_logprobs(model: Any, examples: Sequence[Example], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies of all reply tokens, end to end over the rows: two float32 [N], in nats.
+def token_logprobs(model: Any, examples: Sequence[Example], temperature: float = 1.0) -> Tensor:
+    """Log-probs of all reply tokens, end to end over the rows: float32 [N], in nats.
 
     The policy measured is softmax(logits / temperature), the one that sampled (no top-k, no top-p).
     """
-    hidden_ND, targets_N = reply_states(model, examples)
-    head = model.get_output_embeddings()
-    pieces = [
-        _chunk(head, hidden_ND[i : i + CHUNK], targets_N[i : i + CHUNK], temperature)
-        for i in range(0, len(targets_N), CHUNK)
-    ]
-    return torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces])
+
+    return _over_chunks(model, examples, temperature, entropy=False)[0]
+
+
+def token_logprobs_and_entropy(
+    model: Any, examples: Sequence[Example], temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs`, and the entropies of the distributions that the tokens were drawn from: two float32 [N]."""
+    logprobs_N, entropy_N = _over_chunks(model, examples, temperature, entropy=True)
+    return logprobs_N, entropy_N
 
 
 def sum_by_row(values_N: Tensor, examples: Sequence[Example]) -> Tensor:
@@ -44,7 +47,7 @@ def reply_nll(model: Any) -> Callable[[Sequence[Example]], LossOutput]:
 
     def loss(rows: Sequence[Example]) -> LossOutput:
         sizes_B = torch.tensor([len(row.reply_ids) for row in rows], device=model.device)
-        return LossOutput(-sum_by_row(token_logprobs(model, rows)[0], rows) / sizes_B)
+        return LossOutput(-sum_by_row(token_logprobs(model, rows), rows) / sizes_B)
 
     return loss
 
@@ -75,7 +78,7 @@ def reply_logprobs(
     out: list[np.ndarray] = [np.empty(0, np.float32)] * len(examples)
     for rows in token_batches([e.length for e in examples], batch_tokens, np.random.default_rng(0)):
         batch = [examples[i] for i in rows]
-        logprobs_N, _ = token_logprobs(model, batch, temperature)
+        logprobs_N = token_logprobs(model, batch, temperature)
         pieces = logprobs_N.cpu().split([len(e.reply_ids) for e in batch])
         for i, piece in zip(rows, pieces, strict=True):
             out[i] = piece.numpy()
@@ -106,17 +109,57 @@ def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tenso
     places_N, targets_N = (
         torch.from_numpy(places).to(model.device) for places in (rows.predicting_places(), rows.reply_places())
     )
-    hidden_ND = packing.states(model.base_model, rows, model.device).index_select(0, places_N)
-    return hidden_ND, rows.ids_RL.to(model.device).flatten().index_select(0, targets_N)
+    return packing.states(model.base_model, rows, places_N), rows.ids_RL.to(model.device).flatten().index_select(
+        0, targets_N
+    )
 
 
-def _chunk(head: Any, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    def compute(hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
-        logits_NV = head(hidden_ND).float() / temperature
+def _over_chunks(model: Any, examples: Sequence[Example], temperature: float, entropy: bool) -> list[Tensor]:
+    """Of all reply tokens the log-prob and, where asked for, the entropy: [N] each."""
+    hidden_ND, targets_N = reply_states(model, examples)
+    head = model.get_output_embeddings()
+
+    def compute(hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, ...]:
+        logits_NV = head(hidden_ND).float()
+        scaled_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
+        found: tuple[Tensor, ...] = _Chosen.apply(scaled_NV, targets_N, entropy)
+        return found
+
+    pieces = []
+    for chunk in zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True):
+        if torch.is_grad_enabled() and chunk[0].shape[0] * head.out_features > RECOMPUTE_ABOVE:
+            pieces.append(checkpoint(compute, *chunk, use_reentrant=False))
+        else:
+            pieces.append(compute(*chunk))
+    return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+
+
+class _Chosen(torch.autograd.Function):
+    """log_softmax(logits)[n, target n] and, where asked for, the entropy of row n.
+
+    One tensor of [N, V] is kept, and the gradient is made in few passes over it:
+
+        d log p(t) / d logits = onehot(t) - p        d H / d logits = -p (log p + H)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor, entropy: bool) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
         logps_NV = torch.log_softmax(logits_NV, dim=-1)
-        entropy_N = -(logps_NV.exp() * logps_NV).sum(-1)
-        return logps_NV.gather(1, targets_N[:, None]).squeeze(1), entropy_N
+        chosen_N = logps_NV.gather(1, targets_N[:, None]).squeeze(1)
+        entropy_N = -(logps_NV.exp().mul_(logps_NV)).sum(-1) if entropy else None
+        ctx.save_for_backward(logps_NV, targets_N, entropy_N)
+        return (chosen_N,) if entropy_N is None else (chosen_N, entropy_N)
 
-    if torch.is_grad_enabled() and hidden_ND.shape[0] * head.out_features > RECOMPUTE_ABOVE:
-        return checkpoint(compute, hidden_ND, use_reentrant=False)  # type: ignore[no-any-return]
-    return compute(hidden_ND)
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
+        logps_NV, targets_N, entropy_N = ctx.saved_tensors
+        chosen_grad_N, entropy_grad_N = (*grads, None)[:2]
+        grad_NV = None
+        if entropy_grad_N is not None:
+            grad_NV = logps_NV.exp().mul_(logps_NV + entropy_N[:, None]).mul_(-entropy_grad_N[:, None])
+        if chosen_grad_N is not None:
+            through_p_NV = logps_NV.exp().mul_(-chosen_grad_N[:, None])
+            grad_NV = through_p_NV if grad_NV is None else grad_NV.add_(through_p_NV)
+            grad_NV.scatter_add_(1, targets_N[:, None], chosen_grad_N[:, None])
+        return grad_NV, None, None

@@ -137,9 +137,24 @@ def activation_bytes(shape: Shape, tokens: float, number_bytes: int, lora_rank: 
     return tokens * shape.num_layers * (layer + 4 * inputs + 4 * len(shape.linears) * lora_rank)
 
 
+def unread_flops(shape: Shape, tokens: float) -> float:
+    """Of a forward pass of the last MLP at so many positions: left out where nobody reads its result (packing.py)."""
+    return 6 * shape.hidden_size * shape.intermediate_size * tokens
+
+
+def unread_bytes(shape: Shape, tokens: float, number_bytes: int, lora_rank: int | None = None) -> float:
+    """What a forward pass need not keep, where so many positions are not read: of `activation_bytes`, the last MLP."""
+    d, f = shape.hidden_size, shape.intermediate_size
+    mlp = 4 * d + number_bytes * 3 * f
+    if lora_rank is None:
+        return tokens * (mlp + number_bytes * (2 * d + f) + (4 + number_bytes) * d)
+    inputs = d + f if number_bytes == 4 else 2 * d + f
+    return tokens * (mlp + 4 * inputs + 4 * 3 * lora_rank)
+
+
 def logit_bytes(shape: Shape, reply_tokens: float) -> float:
-    """float32 logits, their log-softmax and its exponential, at so many positions."""
-    return 3 * 4 * shape.vocab_size * reply_tokens
+    """float32 log-probs of the whole vocabulary at so many positions, and their gradient."""
+    return 2 * 4 * shape.vocab_size * reply_tokens
 
 
 def cache_bytes(shape: Shape, sequences: float, length: float, number_bytes: int) -> float:

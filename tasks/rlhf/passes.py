@@ -16,6 +16,10 @@ MEASURED_TOKENS = 16384  # of a forward pass that only measures, as in logprobs.
 LOGITS_TOGETHER, RECOMPUTED_ABOVE = 1024, 2**25  # CHUNK and RECOMPUTE_ABOVE of logprobs.py
 
 
+# What is read of a reply: the LM head or a value at each of its tokens, or one score. Only the LM head costs.
+Read = Literal["logprobs", "values", "score"]
+
+
 @dataclass(frozen=True)
 class Lengths:
     """Rows of a table, and the mean tokens of their prompt and of a reply."""
@@ -66,16 +70,24 @@ class Pass:
     prompt: float  # mean tokens
     reply: float
     calls: float  # of the network, one after the other
-    head: bool = True  # the LM head on every reply token; a score or a value costs nothing beside it
+    read: Read = "logprobs"
 
     @property
     def tokens(self) -> float:
         return self.sequences * (self.prompt + self.reply)
 
+    @property
+    def unread(self) -> float:
+        """Tokens that are there for others to attend to: their last MLP is not computed. A sampler has none."""
+        if self.kind == "sample":
+            return 0.0
+        return self.tokens - self.sequences * (1 if self.read == "score" else self.reply)
+
     def flops(self, network: Network) -> float:
         shape, rank = network.shape, network.lora_rank
         body = model_size.body_flops(shape, self.sequences, self.prompt + self.reply)
-        head = model_size.head_flops(shape, self.sequences * self.reply) if self.head else 0.0
+        body -= model_size.unread_flops(shape, self.unread)
+        head = model_size.head_flops(shape, self.sequences * self.reply) if self.read == "logprobs" else 0.0
         if self.kind != "train":
             return body + head
         frozen = rank is not None  # then the head needs no gradient of its weights
@@ -105,12 +117,12 @@ class Work:
         return m["weights"] + m["gradients"] + m["optimizer"] + max(m["activations"], m["cache"])
 
 
-def train(what: str, rows: Lengths, budget: float, *, head: bool = True) -> Pass:
-    return _batched(what, "train", rows, budget, head)
+def train(what: str, rows: Lengths, budget: float, *, read: Read = "logprobs") -> Pass:
+    return _batched(what, "train", rows, budget, read)
 
 
-def measure(what: str, rows: Lengths, budget: float = MEASURED_TOKENS, *, head: bool = True) -> Pass:
-    return _batched(what, "measure", rows, budget, head)
+def measure(what: str, rows: Lengths, budget: float = MEASURED_TOKENS, *, read: Read = "logprobs") -> Pass:
+    return _batched(what, "measure", rows, budget, read)
 
 
 def sample(what: str, rows: Lengths, max_new_tokens: int, at_once: float = math.inf) -> Pass:
@@ -146,16 +158,19 @@ def _kept(network: Network, step: Pass) -> float:
     if network.recomputes_layers:  # the inputs of all layers, and one layer whole
         kept = kept / network.shape.num_layers
         kept += tokens * network.shape.num_layers * network.shape.hidden_size * network.number_bytes
-    if not step.head:
+    else:
+        unread = step.unread / step.calls
+        kept -= model_size.unread_bytes(network.shape, unread, network.number_bytes, network.lora_rank)
+    if step.read != "logprobs":
         return kept
     replies = tokens * step.reply / (step.prompt + step.reply)
     return kept + model_size.logit_bytes(network.shape, LOGITS_TOGETHER if network.recomputes_logits else replies)
 
 
-def _batched(what: str, kind: Literal["measure", "train"], rows: Lengths, budget: float, head: bool) -> Pass:
+def _batched(what: str, kind: Literal["measure", "train"], rows: Lengths, budget: float, read: Read) -> Pass:
     """Sequences in batches of at most `budget` tokens."""
     calls = max(1, math.ceil(rows.rows * (rows.prompt + rows.reply) / budget))
-    return Pass(what=what, kind=kind, sequences=rows.rows, prompt=rows.prompt, reply=rows.reply, calls=calls, head=head)
+    return Pass(what=what, kind=kind, sequences=rows.rows, prompt=rows.prompt, reply=rows.reply, calls=calls, read=read)
 
 
 def _cache(network: Network, drawn: Pass) -> float:

@@ -4,6 +4,7 @@ Memory for time: about a third more arithmetic, and of the activations only thos
 arXiv:1604.06174.
 """
 
+from collections.abc import Callable
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -29,8 +30,16 @@ def recompute_layers(model: Any) -> None:
         layer.forward = MethodType(_recomputed, layer)  # a method: a copy of the layer calls the copy
 
 
-def _recomputed(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    forward = partial(type(layer).forward, layer)
+def is_recomputed(layer: Any) -> bool:
+    return getattr(vars(layer).get("forward"), "__func__", None) is _recomputed
+
+
+def recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`forward`, whose activations are not kept."""
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _recomputed(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    return recomputed(partial(type(layer).forward, layer), *args, **kwargs)

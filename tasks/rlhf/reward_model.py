@@ -56,14 +56,15 @@ class RewardModel:
         """Scores of the heads, float32 [B, K]: read at the last token, or the mean over the reply's tokens."""
         network = unwrapped(self.network)
         rows = packing.rows_of(examples, network.config)
-        hidden_PD = packing.states(network.base_model, rows, network.device)  # of all places
         if self.pooling == "last":
-            return self.read(hidden_PD[torch.from_numpy(rows.end_places()).to(hidden_PD.device)])
+            places_B = torch.from_numpy(rows.end_places()).to(network.device)
+            return self.read(packing.states(network.base_model, rows, places_B))
         # The head is linear: its value at the mean is the mean of a score per token.
-        reply_ND = hidden_PD[torch.from_numpy(rows.reply_places()).to(hidden_PD.device)]
-        sizes_B = torch.from_numpy(rows.sizes_B).to(hidden_PD.device)
-        row_N = torch.repeat_interleave(torch.arange(len(examples), device=hidden_PD.device), sizes_B)
-        sums_BD = hidden_PD.new_zeros(len(examples), hidden_PD.shape[1]).index_add(0, row_N, reply_ND)
+        places_N = torch.from_numpy(rows.reply_places()).to(network.device)
+        reply_ND = packing.states(network.base_model, rows, places_N)
+        sizes_B = torch.from_numpy(rows.sizes_B).to(network.device)
+        row_N = torch.repeat_interleave(torch.arange(len(examples), device=network.device), sizes_B)
+        sums_BD = reply_ND.new_zeros(len(examples), reply_ND.shape[1]).index_add(0, row_N, reply_ND)
         return self.read(sums_BD / sizes_B[:, None])
 
     def read(self, hidden_ND: Tensor) -> Tensor:
@@ -77,7 +78,8 @@ class RewardModel:
         """Of prompt and reply, padded on the right, [B, L, D]. Attention is causal: no token of a row sees padding."""
         network = unwrapped(self.network)
         rows = packing.plain_rows(examples, network.config.pad_token_id)
-        hidden_PD = packing.states(network.base_model, rows, network.device)
+        places_P = torch.arange(rows.ids_RL.numel(), device=network.device)
+        hidden_PD = packing.states(network.base_model, rows, places_P)
         return hidden_PD.view(*rows.ids_RL.shape, hidden_PD.shape[-1])
 
 

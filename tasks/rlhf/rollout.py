@@ -105,8 +105,19 @@ def _draw(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> 
         drawn_B = logits_BV.argmax(-1)
     else:
         logps_BV = torch.log_softmax(logits_BV / temperature, -1)
-        drawn_B = torch.multinomial(logps_BV.exp(), 1, generator=generator).squeeze(1)
+        drawn_B = _multinomial(logps_BV.exp(), generator)
     return drawn_B, logps_BV.gather(1, drawn_B[:, None]).squeeze(1)
+
+
+def _multinomial(probs_BV: Tensor, generator: torch.Generator) -> Tensor:
+    """A token per row. On a CPU by the inverse of the distribution function: torch draws V numbers a row, a fifth of
+    the time of sampling. On a GPU that costs nothing, and a cumulative sum would not be deterministic.
+    """
+    if probs_BV.device.type != "cpu":
+        return torch.multinomial(probs_BV, 1, generator=generator).squeeze(1)
+    cumulative_BV = probs_BV.cumsum(-1, dtype=torch.float64)
+    at_B1 = torch.rand(len(probs_BV), 1, dtype=torch.float64, generator=generator) * cumulative_BV[:, -1:]
+    return torch.searchsorted(cumulative_BV, at_B1, right=True).squeeze(1).clamp(max=probs_BV.shape[1] - 1)
 
 
 def _reply(tokens: list[int], logprobs: list[float], eos_id: int) -> Reply:

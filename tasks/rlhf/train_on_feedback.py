@@ -57,7 +57,7 @@ def train_on_feedback(
         nonlocal step
         policy.eval()  # without the dropout of adapters
         sums = reply_sums(
-            lambda examples: token_logprobs(policy, examples)[0],
+            lambda examples: token_logprobs(policy, examples),
             [row.mismatched for row in batch],
             options.micro_batch_tokens,
         )
@@ -71,7 +71,7 @@ def train_on_feedback(
 
     def loss(batch: list[Feedback]) -> LossOutput:
         examples = [row.example for row in batch]
-        logprobs_N, _ = token_logprobs(policy, examples)
+        logprobs_N = token_logprobs(policy, examples)
         policy_B = sum_by_row(logprobs_N, examples)
         reference_B = torch.tensor([reference[id(row)] for row in batch], device=policy_B.device)
         desirable_B = torch.tensor([row.desirable for row in batch], device=policy_B.device)

@@ -33,7 +33,7 @@ def train_on_pairs(
 
     def loss(rows: list[Pair]) -> LossOutput:
         examples = both(rows)
-        logprobs_N, _ = token_logprobs(policy, examples)
+        logprobs_N = token_logprobs(policy, examples)
         policy_logps = _pair_logps(sum_by_row(logprobs_N, examples), rows)
         label_B = torch.tensor([row.label for row in rows], device=logprobs_N.device)
         frozen = None

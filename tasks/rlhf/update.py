@@ -11,7 +11,7 @@ from tasks.rlhf import health, ranks
 from tasks.rlhf.advantages import kl_k3
 from tasks.rlhf.batch import Lesson, PolicyLoss, Rollout
 from tasks.rlhf.experience import Learner
-from tasks.rlhf.logprobs import pad_by_row, token_logprobs
+from tasks.rlhf.logprobs import pad_by_row, token_logprobs_and_entropy
 from tasks.rlhf.options import CriticOptions, RolloutOptions
 from tasks.rlhf.state import State
 
@@ -101,7 +101,7 @@ def _policy_loss(
     learner: Learner, part: Rollout, lesson: Lesson, options: RolloutOptions, kl_coef: float
 ) -> _MicroLoss:
     width = part.reply_mask_BT.shape[1]
-    logprobs_N, entropy_N = token_logprobs(learner.policy, part.examples, options.temperature)
+    logprobs_N, entropy_N = token_logprobs_and_entropy(learner.policy, part.examples, options.temperature)
     logprobs_BT = pad_by_row(logprobs_N, part.examples, width).cpu()
     entropy_BT = pad_by_row(entropy_N, part.examples, width).cpu()
     loss = learner.algorithm.loss(logprobs_BT, entropy_BT, part, lesson.advantages_BT, kl_coef, learner.config)

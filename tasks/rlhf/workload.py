@@ -1,7 +1,8 @@
 """What every stage does with its networks: the passes of the loops, to their planned end.
 
 A run that its KL budget or its patience ends early does less; redraws are not counted. What an algorithm asks for
-(reference, critic, share of replies learned from) is asked of its file.
+(reference, critic, share of replies learned from) is asked of its file. Replies to one prompt are counted with a prompt
+each, though those of a batch share its computation (packing.py): of pairs too much is said, up to a third.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 from tasks.rlhf.algorithms import Algorithm
 from tasks.rlhf.batch import Rollout
 from tasks.rlhf.options import DatasetOptions, RewardOptions, RolloutOptions
-from tasks.rlhf.passes import Lengths, Network, Pass, Work, measure, memory, sample, train
+from tasks.rlhf.passes import Lengths, Network, Pass, Read, Work, measure, memory, sample, train
 
 NORMALISED_ON = 2000  # SFT replies, as in dataset.read_sft_replies
 MEASURED_ON = 2000  # pairs of the dev fold, as in reward.quality
@@ -46,15 +47,15 @@ def collect(network: Network, rows: Rows, prompts: Mapping[str, float], replies:
 def reward(stage: str, network: Network, rows: Rows, fold: str, options: RewardOptions, share: float = 1.0) -> Work:
     """A reward model on a share of the pairs of a fold."""
     replies = _of_pairs(rows.pairs[fold], share)
-    step = _on_dataset("comparisons", replies, options, head=False)
+    step = _on_dataset("comparisons", replies, options, read="score")
     dev = _of_pairs(rows.pairs["dev"])
     passes = [
         step,
-        measure("SFT replies", replace(replies, rows=min(NORMALISED_ON, replies.rows)), head=False),
-        measure("dev pairs", replace(dev, rows=min(2 * MEASURED_ON, dev.rows)), head=False),
+        measure("SFT replies", replace(replies, rows=min(NORMALISED_ON, replies.rows)), read="score"),
+        measure("dev pairs", replace(dev, rows=min(2 * MEASURED_ON, dev.rows)), read="score"),
     ]
     if options.length_bias == "residual":
-        passes.append(measure("comparisons, for their length", replies, head=False))
+        passes.append(measure("comparisons, for their length", replies, read="score"))
     return Work(stage, tuple(passes), memory(network, 1, step=step))
 
 
@@ -73,9 +74,9 @@ def evaluate(
     drawn = sample("replies to test prompts", said, max_new_tokens)
     passes = (
         drawn,
-        measure("scores", replace(said, rows=said.rows * scorers), head=False),
+        measure("scores", replace(said, rows=said.rows * scorers), read="score"),
         measure("log-probs of policy and SFT", replace(said, rows=2 * said.rows * (models - 1) / models)),
-        measure("scores of test pairs", replace(pairs, rows=pairs.rows * scorers), head=False),
+        measure("scores of test pairs", replace(pairs, rows=pairs.rows * scorers), read="score"),
     )
     return Work("evaluate", passes, memory(network, 2 + scorers, samples=[drawn]))
 
@@ -129,7 +130,7 @@ def _on_rollouts(network: Network, rows: Rows, algorithm: Algorithm, members: in
     minibatch = at_once * share * (learned.prompt + learned.reply) / options.num_minibatches
     lengths = Lengths(learned.sequences, learned.prompt, learned.reply)
     step = train("updates of the policy", lengths, min(minibatch, options.micro_batch_tokens))
-    updates = [step, train("updates of the critic", lengths, minibatch, head=False)] if critic else [step]
+    updates = [step, train("updates of the critic", lengths, minibatch, read="values")] if critic else [step]
     copies = 1 + (network.lora_rank is None) + members + critic
     held = memory(network, copies, step=step, samples=samples, critic=critic)
     return Work("align", (*passes, *updates), held)
@@ -143,15 +144,15 @@ def _experience(
     budget = min(options.micro_batch_tokens, at_once * (said.prompt + said.reply))
     passes = [
         replies,
-        measure("scores", replace(said, rows=said.rows * members), 2048, head=False),
+        measure("scores", replace(said, rows=said.rows * members), 2048, read="score"),
         measure("log-probs of the reference", said, budget),
     ]
-    return [*passes, measure("values of the critic", said, budget, head=False)] if critic else passes
+    return [*passes, measure("values of the critic", said, budget, read="values")] if critic else passes
 
 
-def _on_dataset(what: str, rows: Lengths, options: DatasetOptions, head: bool = True) -> Pass:
+def _on_dataset(what: str, rows: Lengths, options: DatasetOptions, read: Read = "logprobs") -> Pass:
     seen = replace(rows, rows=rows.rows * options.num_epochs)
-    return train(what, seen, min(options.batch_tokens, options.micro_batch_tokens), head=head)
+    return train(what, seen, min(options.batch_tokens, options.micro_batch_tokens), read=read)
 
 
 def _of_pairs(pairs: Lengths, share: float = 1.0) -> Lengths:

@@ -118,7 +118,7 @@ def policy_and_reference(folder: Path) -> tuple[Any, Callable[..., Any]]:
 
     def reference(examples: Sequence[Any]) -> Any:
         with torch.no_grad():
-            return token_logprobs(frozen, examples)[0]
+            return token_logprobs(frozen, examples)
 
     return models.load_policy(folder / "model", material.dtype_of(folder)), reference
 

@@ -46,7 +46,7 @@ def fixed_replies(model, prompts, *, max_new_tokens, seed, eos_id, **_):
         rng = np.random.default_rng([turn, *ids])
         examples.append(Example(ids, [*rng.integers(4, 10, rng.integers(1, max_new_tokens)).tolist(), eos_id]))
     with torch.no_grad():
-        logprobs_N, _ = token_logprobs(model.eval(), examples)
+        logprobs_N = token_logprobs(model.eval(), examples)
     pieces = logprobs_N.split([len(e.reply_ids) for e in examples])
     return [Reply(list(e.reply_ids), piece.tolist(), True) for e, piece in zip(examples, pieces, strict=True)]
 
@@ -81,7 +81,7 @@ def on_fixed(name):
 
     @torch.no_grad()
     def logprobs(examples):
-        return token_logprobs(reference, examples)[0]
+        return token_logprobs(reference, examples)
 
     algorithm = algorithms.load(name, FIXED)
     if algorithm.unpaired:

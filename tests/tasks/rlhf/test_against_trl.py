@@ -93,7 +93,7 @@ def logprobs_of(model):
 
     @torch.no_grad()
     def logprobs(examples):
-        return token_logprobs(frozen, examples)[0]
+        return token_logprobs(frozen, examples)
 
     return logprobs
 

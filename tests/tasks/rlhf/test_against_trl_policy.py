@@ -114,7 +114,7 @@ def our_rollout(inputs, old, reference, scorable_from=0):
     prompts, replies = ([ids[mask].tolist() for ids, mask in rows] for rows in (prompt_rows, reply_rows))
     examples = [Example(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
     with torch.no_grad():
-        old_BT, reference_BT = (pad_by_row(token_logprobs(m, examples)[0], examples) for m in (old, reference))
+        old_BT, reference_BT = (pad_by_row(token_logprobs(m, examples), examples) for m in (old, reference))
     rollout = make(
         old_BT,
         pad_by_row(torch.ones(sum(len(reply) for reply in replies)), examples),
@@ -128,7 +128,7 @@ def our_rollout(inputs, old, reference, scorable_from=0):
 
 def our_loss(module, config, policy, rollout, advantages_BT):
     policy.zero_grad()
-    logprobs_BT = pad_by_row(token_logprobs(policy, rollout.examples)[0], rollout.examples)
+    logprobs_BT = pad_by_row(token_logprobs(policy, rollout.examples), rollout.examples)
     out = module.loss(logprobs_BT, logprobs_BT, rollout, advantages_BT, KL_COEF, config)
     loss = out.loss_B.sum() / out.weight_B.sum()
     loss.backward()

@@ -386,7 +386,7 @@ def test_a_preference_algorithm_goes_on(tiny_model, tmp_path):
 
     @torch.no_grad()
     def reference_logprobs(examples):
-        return token_logprobs(reference, examples)[0]
+        return token_logprobs(reference, examples)
 
     def run(folder, at=0):
         policy = copy.deepcopy(tiny_model)

@@ -33,7 +33,7 @@ def first_step(policy, reference):
 
     @torch.no_grad()
     def logprobs(examples):
-        return token_logprobs(reference, examples)[0]
+        return token_logprobs(reference, examples)
 
     train_on_pairs(policy, logprobs, pairs(), algorithms.load("dpo", section), 0, recorder)
     return recorder.rows[0]

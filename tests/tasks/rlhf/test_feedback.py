@@ -25,7 +25,7 @@ def frozen(model):
 
     @torch.no_grad()
     def logprobs(examples):
-        return token_logprobs(reference, examples)[0]
+        return token_logprobs(reference, examples)
 
     return logprobs
 

@@ -1,6 +1,15 @@
+import pytest
 import torch
 
-from tasks.rlhf.logprobs import pad_by_row, reply_logprobs, reply_sums, sum_by_row, token_logprobs
+from tasks.rlhf.logprobs import (
+    _Chosen,
+    pad_by_row,
+    reply_logprobs,
+    reply_sums,
+    sum_by_row,
+    token_logprobs,
+    token_logprobs_and_entropy,
+)
 
 
 def naive(model, example, temperature=1.0):
@@ -12,15 +21,34 @@ def naive(model, example, temperature=1.0):
 
 def test_equals_the_plain_forward_pass(tiny_model, examples):
     for temperature in (1.0, 0.7):
-        got, entropy = token_logprobs(tiny_model, examples, temperature)
+        got, entropy = token_logprobs_and_entropy(tiny_model, examples, temperature)
         expected = torch.cat([naive(tiny_model, example, temperature) for example in examples])
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         assert (entropy >= 0).all()
 
 
+@pytest.mark.parametrize("of", ["chosen", "entropy", "both"])
+def test_gradient_is_that_of_autograd(of):
+    """d log p(t) = onehot(t) - p and d H = -p (log p + H), against the plain formulas in float64."""
+    logits_NV = torch.randn(7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets_N = torch.tensor([0, 3, 3, 10, 5, 1, 2])
+    weights_N = torch.arange(1.0, 8.0, dtype=torch.float64)
+
+    def gradient(chosen_N, entropy_N):
+        parts = {"chosen": chosen_N, "entropy": entropy_N, "both": chosen_N - 0.3 * entropy_N}
+        return torch.autograd.grad((parts[of] * weights_N).sum(), logits_NV)[0]
+
+    logps_NV = logits_NV - logits_NV.logsumexp(-1, keepdim=True)
+    plain = logps_NV[torch.arange(7), targets_N], -(logps_NV.exp() * logps_NV).sum(-1)
+    ours = _Chosen.apply(logits_NV, targets_N, True)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient(*ours), gradient(*plain), rtol=1e-12, atol=1e-14)
+
+
 def test_batch_and_padding_change_nothing(tiny_model, examples):
-    together, _ = token_logprobs(tiny_model, examples)
-    alone = torch.cat([token_logprobs(tiny_model, [example])[0] for example in examples])
+    together = token_logprobs(tiny_model, examples)
+    alone = torch.cat([token_logprobs(tiny_model, [example]) for example in examples])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     reordered = reply_logprobs(
         tiny_model, [e.prompt_ids for e in examples], [e.reply_ids for e in examples], batch_tokens=8
@@ -41,7 +69,7 @@ def test_recomputed_logits_have_the_same_gradient(tiny_model, examples, monkeypa
 
     def gradient():
         tiny_model.zero_grad()
-        token_logprobs(tiny_model, examples)[0].sum().backward()
+        token_logprobs(tiny_model, examples).sum().backward()
         return torch.cat([p.grad.flatten() for p in tiny_model.parameters()])
 
     plain = gradient()
@@ -53,7 +81,7 @@ def test_recomputed_logits_have_the_same_gradient(tiny_model, examples, monkeypa
 
 def test_sums_come_in_the_order_given(tiny_model, examples):
     def logprobs(batch):
-        return token_logprobs(tiny_model, batch)[0]
+        return token_logprobs(tiny_model, batch)
 
     expected = [naive(tiny_model, example).sum().item() for example in examples]
     for budget in (1, 10_000):

@@ -89,7 +89,7 @@ def test_dpo_learns_the_preferences_and_not_the_ties(tiny_model):
 
     @torch.no_grad()
     def reference_logprobs(examples):
-        return token_logprobs(reference, examples)[0]
+        return token_logprobs(reference, examples)
 
     train_on_pairs(policy, reference_logprobs, pairs(), algorithms.load("dpo", section), 0, recorder)
     assert recorder.rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-3)  # policy = reference at first

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.rlhf import model_size
+from tasks.rlhf import model_size, packing
+from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import unwrapped
 from tasks.rlhf.models import add_lora
 from tasks.rlhf.options import LoraOptions
@@ -74,6 +75,17 @@ def test_flops_are_those_that_torch_counts(number):
     assert factor * (forward.get_total_flops() + head) == both.get_total_flops()
 
 
+def test_flops_of_a_last_layer_that_is_read_at_some_places():
+    model, shape = build(*CONFIGS[0])
+    model.set_attn_implementation("eager")
+    rows = packing.plain_rows([Example([5] * 8, [6] * 4)] * 5, pad=0)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        packing.states(model.base_model, rows, torch.from_numpy(rows.predicting_places()))
+    unseen = 4 * shape.num_layers * shape.heads * shape.head_dim * 5 * 12 * (12 - 6.5)
+    expected = model_size.body_flops(shape, 5, 12) - model_size.unread_flops(shape, 5 * 8)
+    assert expected + unseen == counted.get_total_flops()
+
+
 def test_adapters_halve_the_backward_pass_but_for_their_own():
     shape = build(*CONFIGS[0])[1]
     assert model_size.backward_factor(shape, None) == 2
@@ -97,12 +109,16 @@ def test_activations_are_what_autograd_keeps(number, dtype, rank):
             alive.append(tensor)  # else its address may be used again
         return tensor
 
-    ids = torch.randint(3, 300, (8, 40))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = unwrapped(model).base_model(input_ids=ids, use_cache=False).last_hidden_state
-    assert output.requires_grad
-    expected = model_size.activation_bytes(shape, ids.numel(), model_size.BYTES[dtype], rank)
-    assert expected == pytest.approx(sum(kept.values()), rel=0.01)
+    examples = [Example([5] * 15, [6] * 25)] * 8
+    rows = packing.plain_rows(examples, pad=0)
+    for places, unread in ((torch.arange(8 * 40), 0), (torch.from_numpy(rows.predicting_places()), 8 * 15)):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = packing.states(unwrapped(model).base_model, rows, places)
+        assert output.requires_grad
+        expected = model_size.activation_bytes(shape, 8 * 40, model_size.BYTES[dtype], rank)
+        expected -= model_size.unread_bytes(shape, unread, model_size.BYTES[dtype], rank)
+        assert expected == pytest.approx(sum(kept.values()), rel=0.015)
 
 
 def test_the_optimizer_works_in_float32_whatever_it_trains():

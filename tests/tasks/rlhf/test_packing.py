@@ -22,9 +22,10 @@ SHARED = [
 
 
 def models(kind: str, attention: str, layers: list[str] | None = None):
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    import transformers
 
-    config_type, model_type = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[kind]
+    name = kind.capitalize()
+    config_type, model_type = getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
     torch.manual_seed(0)
     config = config_type(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -40,7 +41,7 @@ def models(kind: str, attention: str, layers: list[str] | None = None):
 
 def of_each_alone(model, examples):
     """Log-probs and their gradient, every reply in a row of its own."""
-    return torch.cat([token_logprobs(model, [example])[0] for example in examples])
+    return torch.cat([token_logprobs(model, [example]) for example in examples])
 
 
 def gradients(model, logprobs_N):
@@ -65,18 +66,40 @@ def test_the_places_of_a_row_by_hand():
 def test_a_shared_prompt_changes_nothing(kind, attention):
     model = models(kind, attention)
     assert packing.rows_of(SHARED, model.config).seen_R1LL is not None
-    packed_N = token_logprobs(model, SHARED)[0]
+    packed_N = token_logprobs(model, SHARED)
     alone_N = of_each_alone(model, SHARED)
     assert torch.allclose(packed_N, alone_N, rtol=0, atol=1e-5)  # the log-softmax is in fp32
     for packed, alone in zip(gradients(model, packed_N), gradients(model, alone_N), strict=True):
         assert (packed - alone).norm() <= 1e-5 * alone.norm() + 1e-12
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_last_layer_read_at_some_places_is_the_same_there(kind, monkeypatch):
+    model = models(kind, "sdpa")
+    examples = SHARED[:2]  # rows of their own
+    read_N = token_logprobs(model, examples)
+    of_read = gradients(model, read_N)
+    assert "forward" not in vars(model.base_model.layers[-1])  # put back
+    monkeypatch.setattr(packing, "KNOWN_BODIES", set())
+    whole_N = token_logprobs(model, examples)
+    assert torch.allclose(read_N, whole_N, rtol=0, atol=1e-6)
+    for read, whole in zip(of_read, gradients(model, whole_N), strict=True):
+        assert (read - whole).norm() <= 1e-6 * whole.norm() + 1e-12
+
+
+def test_the_last_mlp_is_computed_where_it_is_read():
+    model, seen = models("llama", "sdpa"), []
+    for layer in model.base_model.layers:
+        layer.mlp.register_forward_hook(lambda mlp, inputs, output: seen.append(tuple(output.shape[:-1])))
+    token_logprobs(model, SHARED[:2])
+    assert seen == [(2, 13), (4,)]  # 3 + 1 reply tokens
+
+
 def test_a_reply_does_not_see_its_neighbour():
     model = models("llama", "sdpa")
     changed = copy.copy(SHARED)
     changed[0] = Example(SHARED[0].prompt_ids, [40, 41, 42])
-    first, second = (token_logprobs(model, examples)[0].split([3, 1, 2, 5, 3, 2]) for examples in (SHARED, changed))
+    first, second = (token_logprobs(model, examples).split([3, 1, 2, 5, 3, 2]) for examples in (SHARED, changed))
     assert not torch.allclose(first[0], second[0])
     for before, after in zip(first[1:], second[1:], strict=True):
         assert torch.equal(before, after)

@@ -58,7 +58,7 @@ def reference(tiny_model):
 
     @torch.no_grad()
     def logprobs(examples):
-        return token_logprobs(model, examples)[0]
+        return token_logprobs(model, examples)
 
     return logprobs
 

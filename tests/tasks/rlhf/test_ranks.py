@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tasks.rlhf.ranks import BUCKET, Ranks, _buckets, current
-from tests.tasks.rlhf import ranks_at_work
+from tests.tasks.rlhf import ranks_at_work, tiny
 
 ROOT = Path(__file__).parents[3]
 
@@ -102,7 +102,7 @@ def test_ranks_go_on_after_an_interruption(two):
 def test_a_shard_is_half_of_the_model_and_a_saved_one_is_whole(folder, two):
     from transformers import AutoModelForCausalLM
 
-    (size,) = {sum(p.numel() for p in ranks_at_work.tiny_model().parameters())}
+    (size,) = {sum(p.numel() for p in tiny.language_model().parameters())}
     assert [rank["held"] for rank in two] == [[size // 2]] * 2
     saved = AutoModelForCausalLM.from_pretrained(folder / "saved")
     assert zlib.crc32(ranks_at_work.weights(saved).numpy().tobytes()) == two[0]["sharded_weights"]["sft"]

@@ -37,7 +37,7 @@ def counted(model):
 
 
 def gradients(model, examples, scale=1.0):
-    (token_logprobs(model, examples)[0].sum() * scale).backward()
+    (token_logprobs(model, examples).sum() * scale).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -77,7 +77,7 @@ def test_a_copy_computes_with_its_own_weights(tiny_model, examples):
     with torch.no_grad():
         for parameter in plain.model.layers.parameters():
             parameter.mul_(1.5)
-        assert torch.equal(token_logprobs(other, examples)[0], token_logprobs(plain, examples)[0])
+        assert torch.equal(token_logprobs(other, examples), token_logprobs(plain, examples))
 
 
 def sft(model):
@@ -98,7 +98,7 @@ def dpo(model):
 
     @torch.no_grad()
     def logprobs(examples):
-        return token_logprobs(reference, examples)[0]
+        return token_logprobs(reference, examples)
 
     section = {"beta": 0.1, "lr": 1e-3, "num_epochs": 1, "batch_tokens": 256}
     train_on_pairs(model, logprobs, pairs(), algorithms.load("dpo", section), 0, Recorder())

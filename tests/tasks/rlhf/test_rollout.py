@@ -26,7 +26,7 @@ def test_logprobs_are_those_the_trainer_measures(tiny_model):
     for temperature in (1.0, 0.5):
         replies = draw(tiny_model, temperature=temperature)
         examples = [Example(p, r.ids) for p, r in zip(PROMPTS, replies, strict=True)]
-        measured, _ = token_logprobs(tiny_model, examples, temperature)
+        measured = token_logprobs(tiny_model, examples, temperature)
         sampled = torch.tensor([lp for reply in replies for lp in reply.logprobs])
         torch.testing.assert_close(measured.detach(), sampled, rtol=1e-4, atol=1e-4)
 

@@ -143,7 +143,7 @@ def test_a_rollout_keeps_what_tools_said_out_of_its_mask(tiny_model):
     algorithm, run, traces = calling_learner(tiny_model, "grpo")
     rollout, metrics = collect(run, [Prompt([5, 6, 7])] * 12, algorithm.options, seed=0)
     assert sum(len(trace["calls"]) for trace in traces) > 5
-    measured, _ = token_logprobs(tiny_model, rollout.examples)
+    measured = token_logprobs(tiny_model, rollout.examples)
     pieces = measured.detach().split([len(e.reply_ids) for e in rollout.examples])
     for example, mask, logprobs, piece in zip(
         rollout.examples, rollout.reply_mask_BT, rollout.logprobs_BT, pieces, strict=True

@@ -50,7 +50,7 @@ def learner(model, score, name, section):
 
     @torch.no_grad()
     def reference_logprobs(examples):
-        return token_logprobs(reference, examples)[0]
+        return token_logprobs(reference, examples)
 
     return algorithm, Learner(
         policy=copy.deepcopy(model),
