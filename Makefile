@@ -18,8 +18,10 @@ estimate: $(READY)
 	@$(PY) -m flows.estimate $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(HARDWARE),--hardware '$(HARDWARE)') \
 		$(if $(DATA),--data '$(DATA)') $(if $(JSON),--json '$(JSON)')
 
+# The longest files first; those of a file on one worker, which share what they set up.
 test: $(READY)
-	$(PY) -m pytest -q -m 'not slow' tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' \
+		tests/test_readme.py tests/flows tests
 
 test-slow: $(READY)  # drills of minutes: real schedules, kills at random moments
 	$(PY) -m pytest -q -m slow tests

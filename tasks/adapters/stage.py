@@ -12,6 +12,7 @@ import platform
 import re
 import resource
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -262,7 +263,7 @@ def write_json(path: Path, document: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader, and a crash, sees the old one or the new one, never a torn one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

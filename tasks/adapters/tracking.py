@@ -114,16 +114,23 @@ class Entry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock = threading.RLock()  # the flow's threads and the delivery write it
         self.document: dict[str, Any] = {}
         if (folder / "run.json").is_file():
             self.document = json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
     def update(self, **changes: Any) -> None:
-        self.document.update(changes)
-        write_json(self.folder / "run.json", self.document)
+        with self._lock:
+            self.document.update(changes)
+            write_json(self.folder / "run.json", self.document)
 
     def tag(self, **tags: str) -> None:
-        self.update(tags={**self.document.get("tags", {}), **tags})
+        with self._lock:
+            self.update(tags={**self.document.get("tags", {}), **tags})
+
+    def link(self, name: str, of_stage: str) -> None:
+        with self._lock:
+            self.update(links={**self.document.get("links", {}), name: of_stage})
 
     @property
     def run_id(self) -> str | None:
@@ -199,8 +206,7 @@ class Journal:
 
     def link(self, name: str, lock: Mapping[str, Any]) -> None:
         """Note that a stage was not executed: its run is the one that made its outputs."""
-        links = {**self.parent.document.get("links", {}), name: stage_hash(lock, name)}
-        self.parent.update(links=links)
+        self.parent.link(name, stage_hash(lock, name))
 
     def attach(self, path: Path) -> None:
         """Keep a file or folder as an artifact of the flow run."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,13 @@ def test_json_is_old_or_new_but_never_torn(tmp_path):
         assert len(document["fill"]) == 200_000
         seen.add(document["n"])
     assert len(seen) > 5
+
+
+def test_threads_may_write_the_same_json(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: stage.write_json(tmp_path / "x.json", {"n": n}), range(200)))
+    assert json.loads((tmp_path / "x.json").read_text())["n"] in range(200)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_not_a_number_is_never_written(tmp_path):
