@@ -170,6 +170,7 @@ class WorldParams(BaseModel):
     num_preferences: Annotated[int, Field(gt=0)]
     num_raters: Annotated[int, Field(gt=1)]
     length_bias: float  # utility per extra word that raters add to what they see
+    noise: Annotated[float, Field(gt=0)] = 1.0  # factor on the raters' temperatures
 
 
 @dataclass(frozen=True)
@@ -413,7 +414,7 @@ def raters(params: WorldParams, seed: int) -> list[Rater]:
     return [
         Rater(
             name=f"rater-{number:02d}",
-            temperature=round(rng.uniform(0.3, 0.9), 3),
+            temperature=round(params.noise * rng.uniform(0.3, 0.9), 3),
             tie_rate=round(rng.uniform(0.2, 0.5), 3),
             length_bias=round(params.length_bias + rng.gauss(0, 0.01), 4),
             boldness=round(rng.uniform(-0.15, 0.15), 3),

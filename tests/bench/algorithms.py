@@ -42,10 +42,11 @@ def stages(clone: Path, names: Sequence[str]) -> dict[str, float]:
     return spent
 
 
-def choose(clone: Path, seed: int, algorithm: str) -> None:
+def change(clone: Path, seed: int, algorithm: str, **world: Any) -> None:
     path = clone / "params.yaml"
     params = yaml.safe_load(path.read_text())
     params["seed"], params["align"]["algorithm"] = seed, algorithm
+    params["world"] |= world
     path.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
@@ -103,10 +104,10 @@ def main() -> None:
             clone = (options.folder or Path(temporary)) / f"seed-{seed}"
             if not (clone / "data/models/judge").is_dir():
                 subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-                choose(clone, seed, wanted[0])
+                change(clone, seed, wanted[0])
                 stages(clone, BEFORE)
             for name in wanted:
-                choose(clone, seed, name)
+                change(clone, seed, name)
                 results[f"{seed}/{name}"] = row(clone, stages(clone, ("objective", "align", "evaluate")))
                 OUT.parent.mkdir(parents=True, exist_ok=True)
                 OUT.write_text(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import subprocess
 import sys
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tasks import ingest, prepare, validate
+from tasks import ingest, prepare, validate, world
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import shards
@@ -60,6 +61,19 @@ def test_the_world_fills_every_dataset(data: Path) -> None:
     assert rows["safety"] > 0
     assert rows["prompts"] > 0
     assert metrics["sources"]["world"]["format"] == "simulated"
+
+
+def test_noisier_raters_err_more_over_the_same_replies() -> None:
+    def panel(noise: float) -> list[world.Rater]:
+        return world.raters(world.WorldParams(**WORLD, noise=noise), seed=0)
+
+    rng = random.Random(0)
+    wrong = {}
+    for noise in (0.25, 1.0, 4.0):
+        votes = [rater.compare(1.0, 0.0, 5, 5, rng)[0] for rater in panel(noise) for _ in range(400)]
+        wrong[noise] = votes.count("b") / len(votes)
+    assert wrong[0.25] < 0.01 < 0.05 < wrong[1.0] < 0.2 < wrong[4.0] < 0.5
+    assert [rater.tie_rate for rater in panel(4.0)] == [rater.tie_rate for rater in panel(1.0)]
 
 
 def test_a_gzipped_file_of_dialogues(data: Path) -> None:
