@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 
 from tasks.adapters import stage
-from tasks.adapters.pipeline import Step, Warm
+from tasks.adapters.execution import Warm
+from tasks.adapters.graph import Step
 from tasks.adapters.warm import ADDRESS, FORKED
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import register
-from tasks.adapters import champion, pipeline, registry, stage, workspace
+from tasks.adapters import champion, execution, registry, stage, workspace
 from tasks.adapters.tracking import Store, TrackingError, reachable
 from tasks.adapters.workspace import Workspace
 from tasks.records import content_hash
@@ -121,7 +121,7 @@ def smoke_test(folder: Path) -> str | None:
     try:
         done = subprocess.run(
             [sys.executable, "-c", _SMOKE, str(folder)],
-            env={**pipeline.quiet_environment(), **pipeline.OFFLINE},
+            env={**execution.quiet_environment(), **execution.OFFLINE},
             capture_output=True,
             text=True,
             timeout=_SMOKE_SECONDS,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import register
-from tasks.adapters import pipeline, stage, workspace
+from tasks.adapters import execution, graph, stage, workspace
 from tasks.adapters.git import GitError
 from tasks.adapters.tracking import Store, TrackingError, reachable
 from tasks.adapters.workspace import Workspace
@@ -30,7 +30,7 @@ def reproduce(number: str, recipe: str | None, restore_only: bool) -> bool:
         if restore_only:
             return restored == wanted
         compute(root)
-        computed = register.policy_md5(pipeline.read_lock(root))
+        computed = register.policy_md5(graph.read_lock(root))
     say(f"computed anew:    {computed} (recorded {wanted})")
     return computed == wanted
 
@@ -55,19 +55,19 @@ def restore(root: Path) -> str | None:
     # Fresh shards are no output of a stage: without them the version cannot be computed anew.
     sources = [path.relative_to(root).as_posix() for path in sorted((root / "data/shards").glob("*.dvc"))]
     code = _dvc(root, "checkout", "--force", "--quiet", register.POLICY, *sources)
-    return None if code else register.policy_md5(pipeline.read_lock(root))
+    return None if code else register.policy_md5(graph.read_lock(root))
 
 
 def compute(root: Path) -> None:
     """Run the stage that writes the policy, and all that it rests on, whatever the caches hold."""
-    if _dvc(root, "repro", "--force", "--no-run-cache", register.policy_stage(pipeline.read_lock(root))):
+    if _dvc(root, "repro", "--force", "--no-run-cache", register.policy_stage(graph.read_lock(root))):
         raise ValueError(f"{root}: `dvc repro` failed; its output is above")
 
 
 def _dvc(root: Path, *arguments: str) -> int:
-    step = pipeline.Step("align", (), changed=True, forced=True, training=True, deadline=None)
+    step = graph.Step("align", (), changed=True, forced=True, training=True, deadline=None)
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=root, env=pipeline.environment(root, step), check=False).returncode
+    return subprocess.run(command, cwd=root, env=execution.environment(root, step), check=False).returncode
 
 
 def say(text: str) -> None:

@@ -16,8 +16,9 @@ import psutil
 
 from flows import parameters, server, summary
 from tasks import register
-from tasks.adapters import pipeline, stage, workspace
-from tasks.adapters.pipeline import StageError, Step, TransientError
+from tasks.adapters import execution, graph, stage, workspace
+from tasks.adapters.execution import StageError, TransientError
+from tasks.adapters.graph import Step
 from tasks.adapters.workspace import Workspace
 
 
@@ -44,7 +45,7 @@ def retrain(
         steps = take_and_plan(space, fresh, from_stage, force)
         if not is_due(space, steps):
             return Completed(message="nothing changed")
-        with pipeline.warmed(space.root, steps) as warm:
+        with execution.warmed(space.root, steps) as warm:
             parameters.checked(space.root, steps, warm)
             with Run(space, say, warm) as run:
                 failure = run.stages(steps)
@@ -63,8 +64,8 @@ def take_and_plan(space: Workspace, fresh: Path | None, from_stage: str | None, 
     """Accept the fresh shard into the versioned data, then see what has to run."""
     if fresh is not None:
         take(space, fresh)
-    pipeline.version_shards(space.root)
-    return pipeline.plan(space.root, from_stage=from_stage, force=force)
+    graph.version_shards(space.root)
+    return graph.plan(space.root, from_stage=from_stage, force=force)
 
 
 def take(space: Workspace, fresh: Path) -> None:
@@ -129,7 +130,7 @@ def _main(options: argparse.Namespace) -> int:
     say(f"to run: {' '.join(changed) or 'no stage'} ({len(steps) - len(changed)} of {len(steps)} unchanged)")
     options.fresh = None  # taken in above
     wait = server.temporary(Path(), space.root)
-    with pipeline.warmed(space.root, steps) as warm, ThreadPoolExecutor() as beside:
+    with execution.warmed(space.root, steps) as warm, ThreadPoolExecutor() as beside:
         checked = beside.submit(parameters.checked, space.root, steps, warm)
         from flows import serve
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows import settings
-from tasks.adapters import pipeline
+from tasks.adapters import execution
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
@@ -31,7 +31,7 @@ def temporary(home: Path, workspace: Path) -> Callable[[], None]:
     # As Prefect has it for its own temporary servers: no pages, and only the services that a run needs.
     variables = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     # The mark lets the next run end a server that a killed one has left.
-    process, wait = _start(command, variables | {pipeline.MARK: str(workspace.resolve())})
+    process, wait = _start(command, variables | {execution.MARK: str(workspace.resolve())})
     # What is registered first runs last: Prefect, not yet imported, sends its last log lines before that.
     atexit.register(_stop, process)
     return wait

@@ -16,8 +16,9 @@ from prefect.states import Completed
 
 from flows import summary
 from flows.progress import Progress
-from tasks.adapters import git, pipeline, recovery
-from tasks.adapters.pipeline import Result, Step, TransientError, Warm
+from tasks.adapters import execution, git, graph, recovery
+from tasks.adapters.execution import Result, TransientError, Warm
+from tasks.adapters.graph import Step
 from tasks.adapters.tracking import Journal, Store
 from tasks.adapters.workspace import Workspace
 
@@ -36,12 +37,12 @@ class Run:
 
     def __init__(self, space: Workspace, say: Callable[[str], None], warm: Warm | None = None) -> None:
         self.space, self.say = space, say
-        self.running = pipeline.Running(warm)
+        self.running = execution.Running(warm)
         self.results: dict[str, Result] = {}
         self.errors: dict[str, Exception] = {}  # by stage; a retry that succeeds takes its error away
         self.cancelled = False
         self._training = threading.Semaphore(1)  # a training takes every core: two at once are slower than in turn
-        self._light = threading.Semaphore(pipeline.LIGHT_SLOTS)
+        self._light = threading.Semaphore(execution.LIGHT_SLOTS)
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=work, daemon=True, name=work.__name__) for work in (self._deliver, self._watch)
@@ -68,7 +69,7 @@ class Run:
         failed = error is not None or bool(self.errors) or self.cancelled
         for path in ("runs/validate/data_docs", "report.html"):
             self.journal.attach(self.space.data / path)
-        self.journal.end("FAILED" if failed else "FINISHED", pipeline.read_lock(self.space.root))
+        self.journal.end("FAILED" if failed else "FINISHED", graph.read_lock(self.space.root))
         self._ship_all()
 
     def slot(self, step: Step) -> AbstractContextManager[Any]:
@@ -76,7 +77,7 @@ class Run:
 
     def stages(self, steps: list[Step]) -> Exception | None:
         """Run the changed stages, each after its upstream, independent ones side by side; the first failure."""
-        lock = pipeline.read_lock(self.space.root)
+        lock = graph.read_lock(self.space.root)
         futures: dict[str, PrefectFuture[Any]] = {}
         for step in steps:
             if step.changed:
@@ -94,7 +95,7 @@ class Run:
             self._ship_all()
 
     def succeeded(self, result: Result) -> None:
-        lock = pipeline.read_lock(self.space.root)
+        lock = graph.read_lock(self.space.root)
         self.results[result.name] = result
         self.errors.pop(result.name, None)
         if result.outcome == "ran":
@@ -165,8 +166,8 @@ def run_stage(step: Step, run: Run) -> State[Result]:
                 progress.start()
 
         try:
-            inputs = pipeline.input_hash(run.space.root, step.name)
-            result = pipeline.run(run.space.root, step, run.running, hear)
+            inputs = graph.input_hash(run.space.root, step.name)
+            result = execution.run(run.space.root, step, run.running, hear)
             run.succeeded(result)
         except Exception as error:  # whatever it is: nothing may be registered after it
             run.failed(step.name, error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.adapters import git, stage
-from tasks.adapters.pipeline import Result
+from tasks.adapters.execution import Result
 from tasks.adapters.workspace import Workspace
 from tasks.register import Registration
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tasks.adapters import stage
-from tasks.adapters.pipeline import quiet_environment
+from tasks.adapters.execution import quiet_environment
 from tasks.adapters.tracking import Store, TrackingError
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters import git, pipeline, registry, stage
+from tasks.adapters import git, graph, registry, stage
 from tasks.adapters.tracking import Journal, TrackingError, legal_name, reachable
 from tasks.adapters.workspace import Workspace
 from tasks.records import content_hash
@@ -53,7 +53,7 @@ def names(space: Workspace) -> tuple[str, str]:
 
 def is_due(space: Workspace) -> bool:
     """Whether there is a complete result that the registry may not hold."""
-    lock = pipeline.read_lock(space.root)
+    lock = graph.read_lock(space.root)
     return policy_md5(lock) is not None and _record(space).get("key") != result_key(lock)
 
 
@@ -69,7 +69,7 @@ def register(space: Workspace, journal: Journal) -> Registration | None:
     The same policy makes no second version: what is new about it, a verdict against another champion or on other
     evaluation data, is added to the version it has.
     """
-    lock = pipeline.read_lock(space.root)
+    lock = graph.read_lock(space.root)
     md5 = policy_md5(lock)
     if md5 is None or not (space.root / POLICY / "config.json").is_file():
         return None

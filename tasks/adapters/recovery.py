@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from tasks.adapters import pipeline, stage
+from tasks.adapters import execution, stage
 
 
 def clear(root: Path) -> None:
@@ -29,7 +29,7 @@ def end_orphans(root: Path) -> list[int]:
     for process in orphans:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(orphans, timeout=pipeline.SECONDS_TO_DIE)
+    psutil.wait_procs(orphans, timeout=execution.SECONDS_TO_DIE)
     return [process.pid for process in orphans]
 
 
@@ -40,7 +40,7 @@ def marked(root: Path) -> list[psutil.Process]:
 
 def _mark(process: psutil.Process) -> str | None:
     try:
-        return process.environ().get(pipeline.MARK)
+        return process.environ().get(execution.MARK)
     except (psutil.Error, OSError):
         return None  # another user's, or gone meanwhile
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from flows import budget, costs, parameters
-from tasks.adapters.pipeline import Step
+from tasks.adapters.graph import Step
 from tasks.rlhf.hardware import cpu
 
 ROOT = Path(__file__).parents[2]

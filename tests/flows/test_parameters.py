@@ -25,7 +25,7 @@ def test_the_parameters_of_the_project_are_right():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  num_epochs: 6 ", "  num_epoch: 6 ", r"params.yaml: sft.num_epoch = 6: unknown key"),
+        ("  num_epochs: 4 ", "  num_epoch: 4 ", r"params.yaml: sft.num_epoch = 4: unknown key"),
         (
             "  test_share: 0.18",
             "  test_share: 1.8",

@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.adapters import pipeline, recovery, stage
+from tasks.adapters import execution, graph, recovery, stage
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_orphans_of_a_killed_run_are_ended_and_others_are_not(toy: Path) -> None:
-    orphan = abandoned({pipeline.MARK: str(toy.resolve())})
-    other = abandoned({pipeline.MARK: str(toy / "elsewhere")})
+    orphan = abandoned({execution.MARK: str(toy.resolve())})
+    other = abandoned({execution.MARK: str(toy / "elsewhere")})
     own = subprocess.Popen(  # of this run, as its Prefect server is
-        [sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, pipeline.MARK: str(toy.resolve())}
+        [sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, execution.MARK: str(toy.resolve())}
     )
     time.sleep(0.3)
     try:
@@ -83,7 +83,7 @@ def test_a_whole_dvc_lock_stays(toy: Path) -> None:
     assert not recovery.clear_torn_lock(toy)
     (toy / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     assert not recovery.clear_torn_lock(toy)
-    assert pipeline.read_lock(toy)["stages"] == {}
+    assert graph.read_lock(toy)["stages"] == {}
 
 
 def test_dvc_lock_is_never_read_while_dvc_rewrites_it(toy: Path) -> None:
@@ -101,4 +101,4 @@ lock.close()
     with subprocess.Popen([sys.executable, "-c", writer], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "empty\n"
-        assert pipeline.read_lock(toy) == {"stages": {"a": {"cmd": "x"}}}
+        assert graph.read_lock(toy) == {"stages": {"a": {"cmd": "x"}}}
