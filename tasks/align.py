@@ -161,9 +161,11 @@ def _canary(
             [reply_sums(measured, examples) for examples in (true, ruined)]
             for measured in (logprobs, reference.logprobs)
         )
+        tokens = [[len(row.reply_ids) for row in rows] for rows in (true, ruined)]
         if algorithm.module.NEEDS_REFERENCE:
-            return canary.lead_of_ratios(own, frozen)
-        return canary.lead_per_token(own, frozen, [[len(row.reply_ids) for row in rows] for rows in (true, ruined)])
+            of_means = getattr(algorithm.config, "log_ratio", "sum") == "mean"
+            return canary.lead_of_ratios(own, frozen, tokens if of_means else None)
+        return canary.lead_per_token(own, frozen, tokens)
 
     canaries = canary.tokenised(*obvious.read(data, "train"), tokenizer, params.model.max_length)
     return canary.check(canaries, lead, algorithm.options.canary_share, f"align.{algorithm.name}")

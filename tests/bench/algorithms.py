@@ -30,14 +30,14 @@ def known() -> list[str]:
 
 
 def stages(clone: Path, names: Sequence[str]) -> dict[str, float]:
-    """Run them in turn; seconds of each."""
+    """Run them in turn; seconds of each. RuntimeError with its last words where one fails."""
     spent = {}
     for name in names:
         started = time.monotonic()
         command = [sys.executable, "-m", *f"tasks.{name}".split()]
         done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f"{name}: exit {done.returncode}\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"{name}: exit {done.returncode}\n{done.stderr[-2000:]}")
         spent[name.partition(" ")[0]] = round(time.monotonic() - started, 1)
     return spent
 
@@ -108,7 +108,11 @@ def main() -> None:
                 stages(clone, BEFORE)
             for name in wanted:
                 change(clone, seed, name)
-                results[f"{seed}/{name}"] = row(clone, stages(clone, ("objective", "align", "evaluate")))
+                try:
+                    results[f"{seed}/{name}"] = row(clone, stages(clone, ("objective", "align", "evaluate")))
+                except RuntimeError as error:  # the others go on; run again, it is tried again
+                    sys.stdout.write(f"seed {seed}, {name}: {error}\n")
+                    continue
                 OUT.parent.mkdir(parents=True, exist_ok=True)
                 OUT.write_text(
                     json.dumps({"revision": revision(), "results": results}, indent=2, sort_keys=True) + "\n"
