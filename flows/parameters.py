@@ -26,7 +26,8 @@ def checked(root: Path, steps: Sequence[Step], warm: Warm | None) -> None:
     In a process of its own, for it imports torch; once for a text and the stages to run.
     """
     changed = tuple(step.name for step in steps if step.changed)
-    if changed and (root / "flows/parameters.py").is_file():
+    ours = all((root / path).is_file() for path in ("flows/parameters.py", "tasks/align.py"))
+    if changed and ours:  # not of a pipeline with other stages
         _checked(root, (root / "params.yaml").read_text(encoding="utf-8"), changed, warm)
 
 
