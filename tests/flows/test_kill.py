@@ -18,6 +18,7 @@ import yaml
 from tasks.records import content_hash
 
 ROOT = Path(__file__).parents[2]
+LIMIT = 600  # seconds; on a busy machine a run that was not hit is not a hang
 OUTPUTS = ("raw", "tokenizer", "prepared", "collected", "models", "curves", "evaluation")
 
 
@@ -45,9 +46,9 @@ def kill_at_random(process: "subprocess.Popen[bytes]", rng: random.Random, victi
         target = rng.choice(sorted(stages)) if victim == "stage" and stages else process.pid
         with suppress(ProcessLookupError):
             os.kill(target, signal.SIGKILL)
-            process.wait(timeout=120)
+            process.wait(timeout=LIMIT)
             return stages.get(target, "the flow")
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=LIMIT) == 0
     return None
 
 
@@ -63,7 +64,7 @@ def family(process: "subprocess.Popen[bytes]") -> dict[int, str]:
 @pytest.mark.slow
 def test_the_main_job_survives_ten_kills(tmp_path: Path, store: Callable[[Path], Any]) -> None:
     reference, folder = clone(tmp_path / "reference"), clone(tmp_path / "killed")
-    assert start(reference).wait(timeout=600) == 0
+    assert start(reference).wait(timeout=LIMIT) == 0
     rng = random.Random(20261121)
     kills = 0
     while kills < 10:
@@ -76,7 +77,7 @@ def test_the_main_job_survives_ten_kills(tmp_path: Path, store: Callable[[Path],
         kills += 1
         sys.stdout.write(f"kill {kills}: {killed}\n")
     last = start(folder)
-    assert last.wait(timeout=600) == 0, (folder / "data/kill.log").read_text()[-3000:]
+    assert last.wait(timeout=LIMIT) == 0, (folder / "data/kill.log").read_text()[-3000:]
     for name in OUTPUTS:
         assert content_hash(folder / "data" / name) == content_hash(reference / "data" / name), name
     locks = [yaml.safe_load((root / "dvc.lock").read_text())["stages"] for root in (folder, reference)]
