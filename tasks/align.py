@@ -8,6 +8,7 @@ writes  data/models/policy
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from pydantic import ConfigDict
 from tasks.adapters import sandbox, stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
+from tasks.rlhf.generation_options import GenerationOptions
 from tasks.rlhf.options import Count, ModelOptions
 from tasks.rlhf.rewards_options import RewardsOptions, decides
 from tasks.rlhf.tool_options import ToolsOptions
@@ -36,6 +38,7 @@ class Params(stage.Params):
     max_new_tokens: Count
     rewards: RewardsOptions = RewardsOptions()
     tools: ToolsOptions = ToolsOptions()
+    generation: GenerationOptions = GenerationOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
@@ -94,11 +97,14 @@ def _checked_objective(data: Path, algorithm: "Algorithm", params: Params) -> li
             f"{algorithm.name!r}: run `dvc repro objective` first"
         )
     inputs = data / "inputs"
-    decided = decides(params.rewards, inputs) | params.tools.decide(inputs) if algorithm.family == "policy" else {}
-    if decided != {key: objective[key] for key in ("options", "verifiers", "tables", "tools") if key in objective}:
+    decided = {}
+    if algorithm.family == "policy":
+        decided = decides(params.rewards, inputs) | params.tools.decide(inputs) | params.generation.decide()
+    keys = ("options", "verifiers", "tables", "tools", "generation")
+    if decided != {key: objective[key] for key in keys if key in objective}:
         raise ValueError(
             f"{data}/objective.json names other rewards or tools than params.yaml align.rewards, align.tools, "
-            "tasks/rlhf/verifiers and data/inputs: run `dvc repro objective` first"
+            "align.generation, tasks/rlhf/verifiers and data/inputs: run `dvc repro objective` first"
         )
     folders = []
     for member, sha256 in objective["rewards"].items():
@@ -181,6 +187,7 @@ def _on_rollouts(
     data: Path,
     tracker: FileTracker,
 ) -> dict[str, Any]:
+    from tasks.adapters import generation
     from tasks.rlhf import dataset, rewards, tool_use
     from tasks.rlhf.experience import Learner
     from tasks.rlhf.train_on_rollouts import train_on_rollouts
@@ -198,18 +205,20 @@ def _on_rollouts(
         eos_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=params.max_new_tokens,
-        sample=tool_use.sampler_for(
-            params.tools, tokenizer, run_code, data / "inputs", data / "runs/align/traces.jsonl"
-        ),
     )
     prompts, held_out = (
         score.scorable(dataset.read_prompts(file), str(file))
         for file in (data / f"prepared/prompts/{fold}.parquet" for fold in ("train", "dev"))
     )
-    stopped = train_on_rollouts(learner, prompts, held_out, algorithm.options, params.seed, tracker)
+    with generation.engine(params.generation, tokenizer, data / "runs/align/weights") as draw:
+        sampler = tool_use.sampler_for(
+            params.tools, tokenizer, run_code, data / "inputs", data / "runs/align/traces.jsonl", draw
+        )
+        learner = replace(learner, sample=sampler)
+        stopped = train_on_rollouts(learner, prompts, held_out, algorithm.options, params.seed, tracker)
     first, last = tracker.curve[min(tracker.curve)], tracker.curve[max(tracker.curve)]
     kept = ["score", "kl", "kl_k3", "entropy", "reply_length", "finished", "unscorable", "kl_coef", "held_out_score"]
-    kept += ["score_reward_model", "score_verifier"]
+    kept += ["score_reward_model", "score_verifier", "engine_gap", "engine_kl"]
     return {
         **({"verifiable": dict(score.kinds)} if score.kinds else {}),
         "num_prompts": len(prompts),

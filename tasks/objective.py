@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
+from tasks.rlhf.generation_options import GenerationOptions
 from tasks.rlhf.rewards_options import RewardsOptions, check_against, decides
 from tasks.rlhf.tool_options import ToolsOptions
 
@@ -33,6 +34,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     family, file = algorithms.find(params.align["algorithm"])
     options: RewardsOptions = _section(params.align, "rewards", RewardsOptions)
     tools: ToolsOptions = _section(params.align, "tools", ToolsOptions)
+    generation: GenerationOptions = _section(params.align, "generation", GenerationOptions)
     check_against(options, params.reward["members"], params.reward.get("objectives") or {})
     learns_from_rewards = family == "policy"
     members = params.reward["members"] if learns_from_rewards and options.learned > 0 else []
@@ -43,7 +45,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         "rewards": {str(k): content_hash(data / f"models/reward/{k}") for k in members},
     }
     if learns_from_rewards:
-        objective |= decides(options, data / "inputs") | tools.decide(data / "inputs")
+        objective |= decides(options, data / "inputs") | tools.decide(data / "inputs") | generation.decide()
     stage.write_json(data / "objective.json", objective)
     return {"num_reward_models": len(members)}
 

@@ -72,7 +72,7 @@ def collect(
     )
     metrics |= {name: float(penalty_B.mean()) for name, penalty_B in penalties.items()}
     metrics |= {"reply_length": float(sizes_B.mean()), "finished": float(finished_B.mean())}
-    return rollout, metrics | _divergence(rollout)
+    return rollout, metrics | _divergence(rollout) | _engine_gap(replies)
 
 
 def _asked(prompts: Sequence[Prompt], options: RolloutOptions) -> list[Prompt]:
@@ -186,6 +186,23 @@ def _divergence(rollout: Rollout) -> dict[str, float]:
     return {
         "kl": float((kl_k1(*pair) * rollout.reply_mask_BT).sum(1).mean()),
         "kl_k3": float((kl_k3(*pair) * rollout.reply_mask_BT).sum(1).mean()),
+    }
+
+
+def _engine_gap(replies: Sequence[Reply]) -> dict[str, float]:
+    """How far the log-probs of another engine that drew the replies are off the policy's, in nats per token.
+
+    `engine_kl` estimates KL(engine || policy) by k3, whose samples are the engine's.
+    """
+    served = [reply for reply in replies if reply.drawn_logprobs is not None]
+    if not served:
+        return {}
+    own_N = torch.tensor([own for reply in served for own in reply.own or [True] * len(reply.ids)])
+    drawn_N = torch.tensor([lp for reply in served for lp in reply.drawn_logprobs or []])[own_N]
+    logprobs_N = torch.tensor([lp for reply in served for lp in reply.logprobs])[own_N]
+    return {
+        "engine_gap": float((drawn_N - logprobs_N).abs().mean()),
+        "engine_kl": float(kl_k3(drawn_N, logprobs_N).mean()),
     }
 
 

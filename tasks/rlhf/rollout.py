@@ -21,6 +21,7 @@ class Reply:
     logprobs: list[float]  # at the sampling temperature, in nats
     finished: bool
     own: list[bool] | None = None  # True on tokens that the policy drew; None: on all of them
+    drawn_logprobs: list[float] | None = None  # of another engine, where one drew; `logprobs` are then the policy's
 
 
 @torch.no_grad()

@@ -41,25 +41,35 @@ class _Draft:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     own: list[bool] = field(default_factory=list)
+    drawn_logprobs: list[float] = field(default_factory=list)
     calls: list[dict[str, str]] = field(default_factory=list)
     finished: bool = False
+    served: bool = False  # by another engine
 
-    def add(self, ids: Sequence[int], logprobs: Sequence[float] | None) -> None:
-        """Tokens of the policy or, without log-probs, of a tool."""
+    def add(self, ids: Sequence[int], reply: Reply | None) -> None:
+        """The first tokens of a reply of the policy or, without one, tokens of a tool."""
+        none = [0.0] * len(ids)
         self.ids += ids
-        self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
-        self.own += [logprobs is not None] * len(ids)
+        self.logprobs += reply.logprobs[: len(ids)] if reply else none
+        self.drawn_logprobs += (reply.drawn_logprobs or reply.logprobs)[: len(ids)] if reply else none
+        self.own += [reply is not None] * len(ids)
+        self.served |= reply is not None and reply.drawn_logprobs is not None
 
 
 def sampler_for(
-    options: ToolsOptions, tokenizer: Any, run_code: RunCode, inputs: Path, traces: Path
+    options: ToolsOptions,
+    tokenizer: Any,
+    run_code: RunCode,
+    inputs: Path,
+    traces: Path,
+    draw: Callable[..., list[Reply]] = sample,
 ) -> Callable[..., list[Reply]]:
-    """The sampler that the options ask for; each reply that called a tool becomes a line of `traces`.
+    """The sampler that the options ask for, over `draw`; each reply that called a tool becomes a line of `traces`.
 
     Raises ValueError where a tool cannot work here, before anything is sampled.
     """
     if not options.names:
-        return sample
+        return draw
     from tokenizers import Tokenizer
 
     content = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -86,12 +96,13 @@ def sampler_for(
             encode=lambda text: list(content.encode(text, add_special_tokens=False).ids),
             decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
             record=record,
-        )
+        ),
+        draw,
     )
 
 
-def sampler(toolbox: Toolbox) -> Callable[..., list[Reply]]:
-    """A function like `rollout.sample`; `max_new_tokens` bounds the tokens of policy and tools together."""
+def sampler(toolbox: Toolbox, draw: Callable[..., list[Reply]] | None = None) -> Callable[..., list[Reply]]:
+    """A function like `draw` (null: `rollout.sample`); `max_new_tokens` bounds tokens of policy and tools together."""
 
     def sample_with_tools(
         model: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, seed: int, eos_id: int, **settings: Any
@@ -100,7 +111,7 @@ def sampler(toolbox: Toolbox) -> Callable[..., list[Reply]]:
         waiting = list(range(len(prompts)))
         for turn in range(toolbox.max_calls + 1):
             room = {row: max_new_tokens - len(drafts[row].ids) for row in waiting}
-            sampled = sample(
+            sampled = (draw or sample)(
                 model,
                 [[*prompts[row], *drafts[row].ids] for row in waiting],
                 max_new_tokens=max(room.values()),
@@ -113,7 +124,7 @@ def sampler(toolbox: Toolbox) -> Callable[..., list[Reply]]:
                 ids = reply.ids[: room[row]]
                 call = _first_call(ids, toolbox) if turn < toolbox.max_calls else None
                 end = call[0] if call else len(ids)
-                drafts[row].add(ids[:end], reply.logprobs[:end])
+                drafts[row].add(ids[:end], reply)
                 drafts[row].finished = ids[end - 1] == eos_id
                 if call and _answer(drafts[row], *call[1:], toolbox, max_new_tokens):
                     called.append(row)
@@ -123,7 +134,7 @@ def sampler(toolbox: Toolbox) -> Callable[..., list[Reply]]:
         for prompt, draft in zip(prompts, drafts, strict=True):
             texts = {"prompt": toolbox.decode(prompt), "reply": toolbox.decode(draft.ids)}
             toolbox.record({"seed": seed, **texts, "calls": draft.calls})
-        return [Reply(d.ids, d.logprobs, d.finished, d.own) for d in drafts]
+        return [Reply(d.ids, d.logprobs, d.finished, d.own, d.drawn_logprobs if d.served else None) for d in drafts]
 
     return sample_with_tools
 
