@@ -80,7 +80,7 @@ class Plan:
                 for member in reward.members
             ),
             workload.reward("judge", self.network, self.rows, "judge", params["judge"]),
-            workload.align(self.network, self.rows, self.algorithm, scorers, align.max_new_tokens),
+            workload.align(self.network, self.rows, self.algorithm, scorers, align.max_new_tokens, align.one_base),
             workload.evaluate(self.network, self.rows, models, members + 1, samples, evaluate.max_new_tokens),
         ]
 

@@ -9,11 +9,11 @@ writes  data/models/policy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationInfo, field_validator
 
 from tasks.adapters import sandbox, stage
 from tasks.adapters.telemetry import FileTracker
@@ -26,6 +26,7 @@ from tasks.rlhf.tool_options import ToolsOptions
 if TYPE_CHECKING:
     from tasks.rlhf.algorithms import Algorithm
     from tasks.rlhf.batch import Example
+    from tasks.rlhf.reference import Reference
 
 
 class Params(stage.Params):
@@ -36,56 +37,37 @@ class Params(stage.Params):
     model: ModelOptions
     algorithm: str
     max_new_tokens: Count
+    one_base: bool = False  # critic and reward models as adapters over the policy's base; wants model.lora
     rewards: RewardsOptions = RewardsOptions()
     tools: ToolsOptions = ToolsOptions()
     generation: GenerationOptions = GenerationOptions()
 
+    @field_validator("one_base")
+    @classmethod
+    def _with_adapters(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("model") and info.data["model"].lora is None:
+            raise ValueError("what shares a base is adapters, and model.lora is null: give it, or set this to false")
+        return value
+
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    from tasks.rlhf import algorithms, models
+    from tasks.rlhf import algorithms, models, shared_base
+    from tasks.rlhf.reference import Reference
 
     algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
     folders = _checked_objective(data, algorithm, params)
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
-    loaded = models.load_policy(data / "models/sft", params.model.dtype, params.model.lora)
-    policy = models.to_train(loaded, params.model)
+    base = models.load_policy(data / "models/sft", params.model.dtype, params.model.lora)
+    policy = models.to_train(shared_base.sharing(base) if params.one_base else base, params.model)
     reference = Reference(policy, data / "models/sft", params.model.dtype)
     if algorithm.family == "preference":
         metrics = _on_dataset(params, algorithm, policy, reference, tokenizer, data, tracker)
     else:
-        metrics = _on_rollouts(params, algorithm, policy, reference, tokenizer, folders, data, tracker)
+        shared = base if params.one_base else None
+        metrics = _on_rollouts(params, algorithm, policy, reference, shared, tokenizer, folders, data, tracker)
     models.save(policy, tokenizer, data / "models/policy")
     return {"algorithm": algorithm.name, "reference_sha256": content_hash(data / "models/sft"), **metrics}
-
-
-class Reference:
-    """The frozen SFT policy: the policy itself with its adapters off or, without adapters, a copy.
-
-    The copy is loaded when it is first asked for: not every algorithm does.
-    """
-
-    def __init__(self, policy: Any, sft: Path, dtype: str) -> None:
-        self._adapted = policy if hasattr(policy, "disable_adapter") else None
-        self._sft, self._dtype = sft, dtype
-
-    @cached_property
-    def _copy(self) -> Any:
-        from tasks.rlhf import models
-
-        return models.load_policy(self._sft, self._dtype)
-
-    def logprobs(self, examples: "Sequence[Example]", temperature: float = 1.0) -> Any:
-        """[N], without gradient."""
-        import torch
-
-        from tasks.rlhf.logprobs import token_logprobs
-
-        with torch.no_grad():
-            if self._adapted is None:
-                return token_logprobs(self._copy, examples, temperature)
-            with self._adapted.disable_adapter():
-                return token_logprobs(self._adapted, examples, temperature)
 
 
 def _checked_objective(data: Path, algorithm: "Algorithm", params: Params) -> list[Path]:
@@ -119,7 +101,7 @@ def _on_dataset(
     params: Params,
     algorithm: "Algorithm",
     policy: Any,
-    reference: Reference,
+    reference: "Reference",
     tokenizer: Any,
     data: Path,
     tracker: FileTracker,
@@ -149,7 +131,7 @@ def _on_dataset(
 
 
 def _canary(
-    params: Params, algorithm: "Algorithm", policy: Any, reference: Reference, tokenizer: Any, data: Path
+    params: Params, algorithm: "Algorithm", policy: Any, reference: "Reference", tokenizer: Any, data: Path
 ) -> dict[str, Any]:
     """Obvious preferences, by the implicit reward. ValueError where too few are told right."""
     import torch
@@ -181,25 +163,27 @@ def _on_rollouts(
     params: Params,
     algorithm: "Algorithm",
     policy: Any,
-    reference: Reference,
+    reference: "Reference",
+    base: Any | None,
     tokenizer: Any,
     folders: list[Path],
     data: Path,
     tracker: FileTracker,
 ) -> dict[str, Any]:
     from tasks.adapters import generation
-    from tasks.rlhf import dataset, rewards, tool_use
+    from tasks.rlhf import dataset, rewards, shared_base, tool_use
     from tasks.rlhf.experience import Learner
     from tasks.rlhf.train_on_rollouts import train_on_rollouts
 
     run_code = sandbox.runner(**params.rewards.sandbox.model_dump(), allow_unsandboxed=params.rewards.allow_unsandboxed)
     decode = partial(tokenizer.batch_decode, skip_special_tokens=True)
-    score = rewards.build(params.rewards, folders, params.model.dtype, decode, data / "inputs", run_code)
+    load = None if base is None else partial(shared_base.reward_over, base, data / "models/sft")
+    score = rewards.build(params.rewards, folders, params.model.dtype, decode, data / "inputs", run_code, load)
     learner = Learner(
         policy=policy,
         algorithm=algorithm.module,
         config=algorithm.config,
-        critic=_critic(params, data) if algorithm.module.NEEDS_CRITIC else None,
+        critic=_critic(params, data, base) if algorithm.module.NEEDS_CRITIC else None,
         reference_logprobs=lambda examples: reference.logprobs(examples, algorithm.options.temperature),
         score=score,
         eos_id=tokenizer.eos_token_id,
@@ -229,10 +213,12 @@ def _on_rollouts(
     }
 
 
-def _critic(params: Params, data: Path) -> Any:
-    """On a body of its own, all of which learns: without adapters."""
-    from tasks.rlhf import models
+def _critic(params: Params, data: Path, base: Any | None) -> Any:
+    """Adapters over the base or, without one, a body of its own, all of which learns."""
+    from tasks.rlhf import models, shared_base
 
+    if base is not None:
+        return models.Critic(models.to_train(shared_base.sharing(base), params.model)).eval()
     whole = params.model.model_copy(update={"lora": None})
     return models.Critic(models.to_train(models.load_policy(data / "models/sft", params.model.dtype), whole))
 

@@ -108,9 +108,11 @@ def tables(fold: str) -> tuple[str, str]:
 
 
 def save(model: "RewardModel", data: Path, folder: Path) -> None:
+    from tasks.records import content_hash
     from tasks.rlhf import models, reward_model
 
-    reward_model.save_reward(model, models.load_tokenizer(data / "tokenizer"), folder)
+    base = content_hash(data / "models/sft")
+    reward_model.save_reward(model, models.load_tokenizer(data / "tokenizer"), folder, base)
 
 
 def quality(model: "RewardModel", rows: "Sequence[Comparison]", seed: int) -> dict[str, Any]:

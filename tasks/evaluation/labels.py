@@ -77,7 +77,8 @@ TOGETHER = {
     "chosen_log_ratio": "rejected_log_ratio",
     "chosen_logp": "rejected_logp",
 }  # drawn on one chart
-MINOR = ("lr", "grad_norm", "kl_old_new", "kl_coef", "ratio_error")  # of interest to who debugs a run
+# Of interest to who debugs a run.
+MINOR = ("lr", "grad_norm", "kl_old_new", "kl_coef", "ratio_error", "engine_gap", "engine_kl")
 
 
 @dataclass(frozen=True)

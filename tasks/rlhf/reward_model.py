@@ -21,6 +21,8 @@ from tasks.rlhf.options import CHOICE, LoraOptions, ScoreOptions
 from tasks.rlhf.quantize import placed, quantized
 
 REWARD_FILE = "reward.json"
+ADAPTERS = "adapters"  # folder beside the merged weights, where it was trained with adapters
+BASE_FILE = "base.json"
 PLAIN = ScoreOptions()
 
 
@@ -133,12 +135,25 @@ def normalise(model: RewardModel, examples: Sequence[Example]) -> None:
     model.scale = spread * model.scale
 
 
-def save_reward(model: RewardModel, tokenizer: Any, folder: Path) -> None:
+def save_reward(model: RewardModel, tokenizer: Any, folder: Path, base_sha256: str = "") -> None:
+    """Write the model, merged; the adapters that it was trained with are kept beside it, for use over their base."""
     if not ranks.current().is_first:
         return
+    if hasattr(model.network, "peft_config"):
+        _save_adapters(model.network, folder / ADAPTERS, base_sha256)
     save(model.network, tokenizer, folder)
     record = {field.name: getattr(model, field.name) for field in fields(model) if field.name != "network"}
     (folder / REWARD_FILE).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _save_adapters(network: Any, folder: Path, base_sha256: str) -> None:
+    network.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    # Sets in the order of their hashes, and a path: the same adapters would not be the same bytes.
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": None, "target_modules": sorted(config["target_modules"])}
+    for name, content in (("adapter_config.json", config), (BASE_FILE, {"sha256": base_sha256})):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

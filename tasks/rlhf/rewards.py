@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +94,11 @@ def build(
     decode: Decode,
     inputs: Path,
     run_code: verification.RunCode,
+    load: Callable[[Path], RewardModel] | None = None,
 ) -> Scorer:
-    """The scorer over the reward models in `folders`; `inputs` holds the tables."""
+    """The scorer over the reward models in `folders`, by `load` or whole; `inputs` holds the tables."""
     resources = verification.Resources(read_tables(options.tables, inputs), run_code)
-    return Scorer(options, load_models(folders, options, dtype) if folders else [], decode, resources)
+    return Scorer(options, load_models(folders, options, dtype, load) if folders else [], decode, resources)
 
 
 def aggregate(members: Sequence[np.ndarray], options: RewardsOptions) -> np.ndarray:
@@ -114,9 +116,15 @@ def aggregate(members: Sequence[np.ndarray], options: RewardsOptions) -> np.ndar
     return np.asarray(mean_B - options.std_weight * np.std(members, axis=0))
 
 
-def load_models(folders: Sequence[Path], options: RewardsOptions, dtype: str) -> list[RewardModel]:
+def load_models(
+    folders: Sequence[Path],
+    options: RewardsOptions,
+    dtype: str,
+    load: Callable[[Path], RewardModel] | None = None,
+) -> list[RewardModel]:
     """The reward models, with the weights of their heads that the options ask for."""
-    return [_weighed(reward_model.load_reward(folder, dtype), options.heads, folder) for folder in folders]
+    load = load or partial(reward_model.load_reward, dtype=dtype)
+    return [_weighed(load(folder), options.heads, folder) for folder in folders]
 
 
 def _weighed(model: RewardModel, heads: Mapping[str, float], folder: Path) -> RewardModel:

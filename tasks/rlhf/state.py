@@ -58,7 +58,8 @@ def new_state(learner: Learner, num_prompts: int, options: RolloutOptions, seed:
     steps, critic_optimizer = options.num_steps, None
     if learner.critic is not None:
         assert isinstance(options, CriticOptions)
-        critic_optimizer = new_optimizer(list(learner.critic.parameters()), options, options.critic_lr)
+        learned = [p for p in learner.critic.parameters() if p.requires_grad]
+        critic_optimizer = new_optimizer(learned, options, options.critic_lr)
         steps -= options.critic_warmup
     return State(
         optimizer=optimizer,

@@ -59,10 +59,12 @@ def reward(stage: str, network: Network, rows: Rows, fold: str, options: RewardO
     return Work(stage, tuple(passes), memory(network, 1, step=step))
 
 
-def align(network: Network, rows: Rows, algorithm: Algorithm, members: int, max_new_tokens: int) -> Work:
+def align(
+    network: Network, rows: Rows, algorithm: Algorithm, members: int, max_new_tokens: int, one_base: bool = False
+) -> Work:
     if algorithm.family == "preference":
         return _on_pairs(network, rows, algorithm)
-    return _on_rollouts(network, rows, algorithm, members, max_new_tokens)
+    return _on_rollouts(network, rows, algorithm, members, max_new_tokens, one_base)
 
 
 def evaluate(
@@ -113,7 +115,9 @@ def _on_pairs(network: Network, rows: Rows, algorithm: Algorithm) -> Work:
     return Work("align", (*passes, step), memory(network, copies, step=step))
 
 
-def _on_rollouts(network: Network, rows: Rows, algorithm: Algorithm, members: int, max_new_tokens: int) -> Work:
+def _on_rollouts(
+    network: Network, rows: Rows, algorithm: Algorithm, members: int, max_new_tokens: int, one_base: bool
+) -> Work:
     """Replies are sampled, scored by every member, measured by the reference (and the critic), and learned from."""
     options: RolloutOptions = algorithm.options
     critic = bool(algorithm.module.NEEDS_CRITIC)
@@ -131,8 +135,8 @@ def _on_rollouts(network: Network, rows: Rows, algorithm: Algorithm, members: in
     lengths = Lengths(learned.sequences, learned.prompt, learned.reply)
     step = train("updates of the policy", lengths, min(minibatch, options.micro_batch_tokens))
     updates = [step, train("updates of the critic", lengths, minibatch, read="values")] if critic else [step]
-    copies = 1 + (network.lora_rank is None) + members + critic
-    held = memory(network, copies, step=step, samples=samples, critic=critic)
+    copies = 1 + (network.lora_rank is None) + (0 if one_base else members + critic)  # adapters are small beside them
+    held = memory(network, copies, step=step, samples=samples, critic=critic and not one_base)
     return Work("align", (*passes, *updates), held)
 
 

@@ -91,6 +91,11 @@ def test_rollouts():
     # policy, reference, critic and two reward models; policy and critic learn
     assert work.memory["weights"] == 5 * 4 * SHAPE.parameters
     assert work.memory["optimizer"] == 3 * work.memory["gradients"] == 3 * 2 * 4 * SHAPE.parameters
+    alone, shared = (
+        workload.align(ADAPTED, ROWS, algorithm("ppo", **options), 2, 15, one_base).memory for one_base in (False, True)
+    )
+    assert alone["weights"] - shared["weights"] == 3 * 4 * SHAPE.parameters  # two members and the critic
+    assert shared["optimizer"] < alone["optimizer"] / 2
     held_out = workload.align(NETWORK, ROWS, algorithm("ppo", **options, held_out_every=1, held_out_prompts=30), 2, 15)
     assert [each.tokens for each in held_out.passes if each.what == "replies"] == [said, 3 * 30 * 25]
 

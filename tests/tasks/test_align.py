@@ -1,0 +1,81 @@
+"""The align stage where replies come from a server, and where its models share one base."""
+
+import json
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tasks.adapters.vllm_server import Vllm, serving
+from tests.tasks.conftest import inside, run_stage
+
+LORA = {"rank": 4, "alpha": 8}
+
+
+@pytest.fixture
+def copied(built, tmp_path):
+    """A copy of the built workspace to run stages in again, and a function that changes its parameters."""
+    root = tmp_path / "copy"
+    shutil.copytree(built, root, symlinks=True)
+    with inside(root):
+        yield root
+
+
+def change(**sections):
+    path = Path("params.yaml")
+    params = yaml.safe_load(path.read_text())
+    for section, values in sections.items():
+        params[section] |= values
+    path.write_text(yaml.safe_dump(params))
+
+
+def aligned():
+    """What the stage reports of its run."""
+    run_stage("objective")
+    run_stage("align")
+    return json.loads(Path("data/reports/align.json").read_text())["metrics"]
+
+
+@contextmanager
+def served():
+    with serving(Vllm(Path("data/models/sft"), max_model_len=96)) as url:
+        yield {"engine": "server", "url": url}
+
+
+def test_a_server_samples(copied):
+    before = json.loads(Path("data/objective.json").read_text())
+    with served() as generation:
+        change(align={"generation": generation})
+        with pytest.raises(ValueError, match=r"other rewards, tools or engine than .*align.generation"):
+            run_stage("align")
+        metrics = aligned()
+    after = json.loads(Path("data/objective.json").read_text())
+    assert after == before | {"generation": {"engine": "server"}}
+    for step in ("first", "last"):
+        assert 0 < metrics[step]["engine_gap"] < 1e-3
+    assert abs(metrics["first"]["kl"]) < 1e-3
+    assert metrics["num_rollouts"] == 3
+    assert not Path("data/runs/align/weights").exists()  # what was laid there for the server
+
+
+def test_critic_and_reward_model_over_the_policys_base(copied):
+    change(model={"lora": LORA})
+    run_stage("reward")
+    alone = aligned()
+    change(align={"one_base": True})
+    shared = aligned()
+    # The first rollout is the same; from then on the critics differ.
+    assert shared["first"]["score"] == pytest.approx(alone["first"]["score"], abs=1e-4)
+    assert shared["first"]["reply_length"] == alone["first"]["reply_length"]
+    assert shared["last"]["score"] != alone["last"]["score"]
+    assert [re.sub(r".*\.", "", file.name) for file in Path("data/models/policy").glob("model*")] == ["safetensors"]
+    shutil.rmtree("data/models/reward/0/adapters")
+    run_stage("objective")
+    with pytest.raises(ValueError, match=r"one_base = true: data/models/reward/0 keeps no adapters"):
+        run_stage("align")
+    change(model={"lora": None})
+    with pytest.raises(ValueError, match=r"align.one_base = True: .*what shares a base is adapters, and model.lora is"):
+        run_stage("align")
