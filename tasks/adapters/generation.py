@@ -8,6 +8,7 @@ run stops: a server that draws from another distribution makes the updates off-p
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,11 +39,16 @@ def engine(options: GenerationOptions, tokenizer: Any, folder: Path) -> Iterator
     if ranks.current().count > 1:
         raise ValueError(f"{KEY}.engine = 'server': for one process, not {ranks.current().count}; set it to builtin")
     assert options.url is not None
+    if options.weights is None:
+        shutil.rmtree(folder, ignore_errors=True)  # what a run left that was killed
     folder = Path(options.weights or folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix="plumbline-", dir=folder))  # nothing else in there is touched
+    own.chmod(0o755)  # the server may be another user
     try:
-        yield ServedPolicy(options, vllm.Server(options.url, options.timeout, options.retries), tokenizer, folder)
+        yield ServedPolicy(options, vllm.Server(options.url, options.timeout, options.retries), tokenizer, own)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 @dataclass

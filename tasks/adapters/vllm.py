@@ -204,6 +204,9 @@ class AdapterWeights:
         try:
             self.server.call("/v1/load_lora_adapter", {"lora_name": version, "lora_path": str(folder)})
         except ServerError as error:
+            if self.holds(version):  # loaded at the first attempt, whose answer was lost
+                self.loaded = version
+                return
             raise ServerError(
                 f"{error}; start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and --max-lora-rank of at "
                 "least model.lora.rank"

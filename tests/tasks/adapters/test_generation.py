@@ -58,7 +58,8 @@ def engine(folder, tmp_path):
             url = stack.enter_context(serving(server))
             options = GenerationOptions(engine="server", url=url, timeout=20, **options)
             tokenizer = models.load_tokenizer(folder)
-            return stack.enter_context(generation.engine(options, tokenizer, tmp_path / "weights"))
+            own = tmp_path / f"weights{url.rsplit(':')[-1]}"  # two runs never share the default folder
+            return stack.enter_context(generation.engine(options, tokenizer, own))
 
         yield start
 
@@ -317,6 +318,33 @@ def test_the_builtin_sampler_is_the_default_and_decides_nothing(tmp_path):
     here = GenerationOptions(engine="server", url="http://here:8000/v1/")
     assert here.url == "http://here:8000"
     assert here.decide() == GenerationOptions(engine="server", url="http://there").decide() != {}
+
+
+def test_a_folder_for_weights_keeps_what_else_is_in_it(folder, engine, tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/mine").write_text("kept")
+    draw = engine(Vllm(folder), weights=str(tmp_path / "shared"))
+    model = policy(folder)
+    for _ in range(2):
+        draw(moved(model), ROWS[:1], seed=0, **SETTINGS)
+        (own,) = (tmp_path / "shared").glob("plumbline-*")
+        assert len(list(own.iterdir())) == 1  # the last weights alone
+    assert (tmp_path / "shared/mine").read_text() == "kept"
+
+
+def test_a_lost_answer_to_new_adapters_is_no_error(folder, engine):
+    server = Vllm(folder)
+    load = server.load_adapter
+
+    def lossy(**body):
+        load(**body)
+        server.load_adapter = load
+        raise Fault(0)
+
+    server.load_adapter = lossy
+    model = policy(folder, LORA)
+    assert engine(server)(model, ROWS[:1], seed=0, **SETTINGS)
+    assert counted(server, "/v1/load_lora_adapter") == 2
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):
