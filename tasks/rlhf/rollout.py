@@ -1,4 +1,5 @@
-"""Sampling replies: KV-cached, left-padded, prompts sorted by length, finished rows dropped.
+"""Sampling replies: KV-cached, left-padded, prompts sorted by length and read once for all their replies, finished
+rows dropped.
 
 Replies are drawn from softmax(logits / temperature) without top-k or top-p, so that their log-probs are those
 that `logprobs.token_logprobs` measures. Token in, token out: nothing is decoded and tokenised again.
@@ -62,14 +63,9 @@ def _sample_batch(
     from transformers import DynamicCache
 
     device = generator.device
-    width = max(len(prompt) for prompt in prompts)
-    ids = np.full((len(prompts), width), pad_id, dtype=np.int64)
-    mask = np.zeros((len(prompts), width), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = prompt
-        mask[row, width - len(prompt) :] = 1
-    padded = bool((mask == 0).any())
-    ids_BL, mask_BL = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    distinct = {tuple(prompt): place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    ids_BL, mask_BL = (x_BL.to(device) for x_BL in _padded_left(list(distinct), pad_id))
+    padded = not bool(mask_BL.all())
     positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
     tokens = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.int64)
     logprobs = torch.zeros((len(prompts), max_new_tokens))
@@ -84,6 +80,10 @@ def _sample_batch(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
+        if step == 0 and len(distinct) < len(prompts):
+            place_B = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device)
+            cache.batch_select_indices(place_B)
+            hidden, mask_BL, positions_BL = hidden[place_B], mask_BL[place_B], positions_BL[place_B]
         logits_BV = head(hidden).float()
         drawn_B, logps_B = _draw(logits_BV, temperature, generator)
         tokens[alive_B.cpu(), step] = drawn_B.cpu()
@@ -98,6 +98,17 @@ def _sample_batch(
         positions_BL = positions_BL[:, -1:] + 1
         mask_BL = torch.nn.functional.pad(mask_BL, (0, 1), value=1)
     return [_reply(row, logps, eos_id) for row, logps in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
+
+
+def _padded_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and a mask that is 1 on them, int64 [B, longest]."""
+    width = max(len(row) for row in rows)
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for number, row in enumerate(rows):
+        ids[number, width - len(row) :] = row
+        mask[number, width - len(row) :] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def _draw(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

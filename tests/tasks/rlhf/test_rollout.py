@@ -52,3 +52,23 @@ def test_samples_follow_the_model(tiny_model):
     with torch.no_grad():
         exact = torch.softmax(tiny_model(torch.tensor([[5, 6, 7]])).logits[0, -1], -1)
     assert (counts - exact).abs().sum() / 2 < 0.06
+
+
+def test_a_prompt_is_read_once_for_all_its_replies(tiny_model):
+    """Also where prompts of different lengths share a batch; the log-probs are those that the trainer measures."""
+    read = []
+    hook = tiny_model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    prompts = [prompt for prompt in PROMPTS[:4] for _ in range(3)]
+    replies = draw(tiny_model, prompts)
+    hook.remove()
+    assert read[0] == (4, 6)
+    assert read[1][0] > 4
+    for first in range(0, len(prompts), 3):
+        assert len({tuple(reply.ids) for reply in replies[first : first + 3]}) > 1  # draws of their own
+    examples = [Example(prompt, reply.ids) for prompt, reply in zip(prompts, replies, strict=True)]
+    sampled = torch.tensor([lp for reply in replies for lp in reply.logprobs])
+    torch.testing.assert_close(token_logprobs(tiny_model, examples).detach(), sampled, rtol=1e-4, atol=1e-4)
+    alone = [draw(tiny_model, [prompt], temperature=0)[0].ids for prompt in prompts]
+    assert [reply.ids for reply in draw(tiny_model, prompts, temperature=0)] == alone
