@@ -14,6 +14,7 @@ FOLDS = ("train", "judge", "dev", "test")
 # Of the simulated world, by its tokenizer of 900: distinct prompts, safety prompts; tokens of prompt and replies.
 WORLD_PROMPTS, WORLD_SAFETY = 1208, 240
 WORLD_PROMPT, WORLD_REPLY, WORLD_PAIR_REPLY = 9.5, 17.5, 18.7
+STEPS_PROMPT, STEPS_REPLY = 17.0, 21.0
 CHARACTERS_PER_TOKEN = 4.0  # of English by a vocabulary of tens of thousands, a rule of thumb
 
 
@@ -104,8 +105,12 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
             sizes = document["world"]
             demonstrations.append(Lengths(sizes["num_demonstrations"], WORLD_PROMPT, WORLD_REPLY))
             pairs.append(Lengths(sizes["num_preferences"], WORLD_PROMPT, WORLD_PAIR_REPLY))
-            simulated, safety = WORLD_PROMPTS, WORLD_SAFETY
+            simulated, safety = simulated + WORLD_PROMPTS, WORLD_SAFETY
             said.append("world")
+        elif source["kind"] == "world_steps":
+            demonstrations.append(Lengths(source["num_demonstrations"], STEPS_PROMPT, STEPS_REPLY))
+            simulated += source["num_prompts"]
+            said.append("world_steps")
         elif source["kind"] == "file":
             pairs.append(_file(data / "inputs" / source["path"], document["model"]["max_length"]))
             demonstrations += pairs[-1:] if source.get("demonstrations") == "chosen" else []
