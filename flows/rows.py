@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def _prepared(folder: Path) -> Rows:
         demonstrations=demonstrations,
         pairs={fold: _lengths(folder / f"pairs/{fold}.parquet", "prompt_ids", "a_ids", "b_ids") for fold in FOLDS},
         prompts={fold: Lengths(each.rows, each.prompt, demonstrations.reply) for fold, each in prompts.items()},
+        solutions={
+            fold: _lengths(path, "prompt_ids", "reply_ids")
+            for fold in ("train", "test")
+            if (path := folder / f"solutions/{fold}.parquet").is_file()
+        },
         conduct=_lengths(folder / "safety/test.parquet", "prompt_ids"),
     )
 
@@ -83,7 +89,7 @@ def _with_collected(rows: Rows, document: Mapping[str, Any], simulated: Mapping[
             (1 - share) * g + share * c for g, c in ((given.prompt, prompts.prompt), (given.reply, prompts.reply))
         )
         pairs[fold] = Lengths(total, prompt, reply)
-    return Rows(demonstrations=rows.demonstrations, pairs=pairs, prompts=rows.prompts, conduct=rows.conduct)
+    return replace(rows, pairs=pairs)
 
 
 def asked_by_collect(document: Mapping[str, Any], simulated: Mapping[str, float]) -> dict[str, float]:
@@ -99,6 +105,7 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
     shares["train"] = 1 - sum(shares.values())
     demonstrations: list[Lengths] = []
     pairs: list[Lengths] = []
+    solutions: list[Lengths] = []
     simulated, safety, said = 0.0, 0.0, []
     for source in document["ingest"]["sources"]:
         if source["kind"] == "world":
@@ -109,6 +116,7 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
             said.append("world")
         elif source["kind"] == "world_steps":
             demonstrations.append(Lengths(source["num_demonstrations"], STEPS_PROMPT, STEPS_REPLY))
+            solutions.append(Lengths(source["num_solutions"], STEPS_PROMPT, STEPS_REPLY))
             simulated += source["num_prompts"]
             said.append("world_steps")
         elif source["kind"] == "file":
@@ -126,6 +134,7 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
         demonstrations=_part(taught, shares["train"]),
         pairs={fold: _part(compared, shares[fold]) for fold in FOLDS},
         prompts={fold: _part(prompts, shares[fold]) for fold in FOLDS},
+        solutions={fold: _part(_join(solutions), shares[fold]) for fold in ("train", "test")},
         conduct=Lengths(safety * shares["test"], prompts.prompt, prompts.reply),
     )
     return (
