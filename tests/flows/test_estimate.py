@@ -71,6 +71,17 @@ def test_without_data_the_rows_are_guessed_and_said_to_be(project, capsys):
     assert estimate.document(estimate.plan(project, None, "cpu"))["rows"].startswith("guessed")
 
 
+def test_models_of_solutions_are_counted_where_they_are_trained(project):
+    found = estimate.document(estimate.plan(project, "steps", "cpu"))["stages"]
+    each = found["solutions@process"]
+    assert (
+        each["tokens"] == found["solutions@outcome"]["tokens"] == pytest.approx((3 * 0.7 + 0.15) * 6000 * 38, rel=0.01)
+    )
+    scores = next(row for row in found["align"]["passes"] if row["what"] == "scores")
+    assert scores["sequences"] == 2 * 15 * 32 * 4  # by both, and by no preference model
+    assert "solutions@process" not in estimate.document(estimate.plan(project, None, "cpu"))["stages"]
+
+
 def test_a_file_is_measured_in_characters(project):
     document = yaml.safe_load(Path("params.yaml").read_text())
     document["ingest"]["sources"] = [{"kind": "file", "path": "votes.jsonl", "demonstrations": "chosen"}]
@@ -147,7 +158,7 @@ def test_a_recipe_with_the_model_of_a_folder(project, tiny_model, capsys):
     ("arguments", "message"),
     [
         (["--hardware", "abacus"], "--hardware abacus: not in the table; it has cpu, a100, h100, h200"),
-        (["--recipe", "bogus"], "--recipe bogus: no such recipe; infra/recipes has hh_cpu, hub_lora, smoke"),
+        (["--recipe", "bogus"], "--recipe bogus: no such recipe; infra/recipes has hh_cpu, hub_lora, smoke, steps"),
     ],
 )
 def test_bad_input_is_one_line(project, capsys, arguments, message):
