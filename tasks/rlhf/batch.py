@@ -198,6 +198,8 @@ def token_batches(lengths: Sequence[int], budget: int, generator: np.random.Gene
     shuffled, sorted by length within pools of about 32 batches, cut, and the batches shuffled.
     """
     sizes = np.asarray(lengths)
+    if not len(sizes):
+        return []
     order = generator.permutation(len(sizes))
     pool = max(1, int(32 * budget / max(1.0, float(sizes.mean()))))
     batches: list[np.ndarray] = []

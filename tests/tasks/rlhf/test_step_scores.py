@@ -145,6 +145,9 @@ def test_what_the_models_say_of_replies(small_reward_model):
         assert np.isnan(part.values_B[1])  # of a domain that it has not learned
         assert part.steps[0] == pytest.approx(dict(zip((1, 3, 5), expected, strict=True)), abs=1e-5)
         assert part.steps[1] == {}
+        (nothing,) = score(EXAMPLES[1:], PROMPTS[1:]).values()
+        assert np.isnan(nothing.values_B).all()
+        assert nothing.steps == [{}]
     outcome = process_model(small_reward_model, "outcome", ("sums", "essays"))
     score = Scorer(RewardsOptions(learned=0, outcome=0.5), [], None, Resources(), [outcome])
     part = score(EXAMPLES, PROMPTS)["outcome"]
