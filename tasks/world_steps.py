@@ -32,13 +32,14 @@ class StepsParams(BaseModel):
     num_prompts: Count
     num_solutions: Count  # with labels
     num_terms: Annotated[int, Field(ge=2, le=9)] = 4  # of a sum; a step less
+    max_term: Annotated[int, Field(ge=2, le=9)] = 9
     error_rate: Rate = 0.2  # of steps
     repair_rate: Rate = 0.3  # of steps after a wrong result: a second error cancels the first
 
     @model_validator(mode="after")
     def _enough_sums(self) -> Self:
-        if self.num_prompts > 9**self.num_terms:
-            raise ValueError(f"num_prompts = {self.num_prompts}: there are {9**self.num_terms} sums of so many terms")
+        if self.num_prompts > (sums := self.max_term**self.num_terms):
+            raise ValueError(f"num_prompts = {self.num_prompts}: there are {sums} sums of so many terms")
         return self
 
 
@@ -61,9 +62,11 @@ def generate(params: StepsParams, seed: int) -> dict[str, list[Record]]:
 
     def drawn(dataset: str, count: int) -> list[Working]:
         rates = {"error_rate": params.error_rate, "repair_rate": params.repair_rate}
-        return workings(f"{seed}/{dataset}", count, num_terms=params.num_terms, **rates)
+        sizes = {"num_terms": params.num_terms, "max_term": params.max_term}
+        return workings(f"{seed}/{dataset}", count, **sizes, **rates)
 
-    sums = random.Random(f"{seed}/sums").sample(range(9**params.num_terms), params.num_prompts)
+    most, length = params.max_term, params.num_terms
+    sums = random.Random(f"{seed}/sums").sample(range(most**length), params.num_prompts)
     return {
         "demonstrations": [
             Demonstration(
@@ -74,7 +77,7 @@ def generate(params: StepsParams, seed: int) -> dict[str, list[Record]]:
             )
             for number, row in enumerate(drawn("demonstrations", params.num_demonstrations))
         ],
-        "prompts": [_prompt([number // 9**i % 9 + 1 for i in range(params.num_terms)]) for number in sums],
+        "prompts": [_prompt([number // most**i % most + 1 for i in range(length)]) for number in sums],
         "solutions": [
             Solution(
                 id=row_id("solution", seed, number),
@@ -89,9 +92,15 @@ def generate(params: StepsParams, seed: int) -> dict[str, list[Record]]:
 
 
 def workings(
-    seed: int | str, count: int, *, num_terms: int = 4, error_rate: float = 0.2, repair_rate: float = 0.3
+    seed: int | str,
+    count: int,
+    *,
+    num_terms: int = 4,
+    max_term: int = 9,
+    error_rate: float = 0.2,
+    repair_rate: float = 0.3,
 ) -> list[Working]:
-    """`count` replies to sums of `num_terms` numbers from 1 to 9.
+    """`count` replies to sums of `num_terms` numbers from 1 to `max_term`.
 
     A step goes wrong with `error_rate`. Once a result is off, the next step may set it right by a second error that
     cancels the first, with `repair_rate`: that is how a right answer comes out of bad steps.
@@ -99,7 +108,10 @@ def workings(
     if num_terms < 2:
         raise ValueError(f"workings: num_terms = {num_terms}: a sum has at least 2 terms")
     rng = random.Random(f"{seed}/steps")
-    return [_working(rng, num_terms, error_rate, repair_rate) for _ in range(count)]
+    return [
+        _working([rng.randint(1, max_term) for _ in range(num_terms)], rng, error_rate, repair_rate)
+        for _ in range(count)
+    ]
 
 
 def graded(prompt: str, reply: str) -> Working:
@@ -121,8 +133,7 @@ def graded(prompt: str, reply: str) -> Working:
     return Working(prompt, steps, tuple(labels), bool(numbers) and int(numbers[-1]) == sum(terms))
 
 
-def _working(rng: random.Random, num_terms: int, error_rate: float, repair_rate: float) -> Working:
-    terms = [rng.randint(1, 9) for _ in range(num_terms)]
+def _working(terms: Sequence[int], rng: random.Random, error_rate: float, repair_rate: float) -> Working:
     steps: list[str] = []
     labels: list[bool] = []
     true = said = terms[0]

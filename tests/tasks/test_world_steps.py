@@ -84,5 +84,7 @@ def test_the_rows_of_a_run():
         if verifier:  # the rule for a sum is that of the world
             right = graded(row.cluster, row.reply).correct
             assert world.utility("steps", verifier, row.reply) == (3.5 if right else 1.0)
+    small = generate(params.model_copy(update={"max_term": 2, "num_prompts": 8}), 0)
+    assert {row.cluster for row in small["prompts"]} >= {row.cluster for row in small["solutions"]}
     with pytest.raises(ValidationError, match=r"num_prompts = 82: there are 81 sums"):
         StepsParams(num_demonstrations=1, num_prompts=82, num_solutions=1, num_terms=2)
