@@ -47,7 +47,7 @@ def test_counted_rows_make_the_tokens(project):
     prepare(project)
     found = estimate.document(estimate.plan(project, None, "h100"))
     assert found["rows"] == f"counted in {project}/data/prepared"
-    assert found["stages"]["sft"]["tokens"] == 6 * 100 * 30
+    assert found["stages"]["sft"]["tokens"] == 4 * 100 * 30
     # 40 prompts of each fold, 12 replies each, 20 tokens expected
     assert found["stages"]["collect"]["tokens"] == 4 * 40 * 12 * 30
     passes = {each["what"]: each["tokens"] for each in found["stages"]["reward@0"]["passes"]}
@@ -63,7 +63,7 @@ def test_without_data_the_rows_are_guessed_and_said_to_be(project, capsys):
     assert "guessed from the sources (world): nothing is prepared yet" in capsys.readouterr().out
     found = json.loads(Path("found.json").read_text())
     demonstrations = 16000 * 0.52
-    assert found["stages"]["sft"]["tokens"] == pytest.approx(6 * demonstrations * 27, rel=0.01)
+    assert found["stages"]["sft"]["tokens"] == pytest.approx(4 * demonstrations * 27, rel=0.01)
     (project / "data").mkdir()
     prepare(project)
     text = Path("params.yaml").read_text().replace("num_demonstrations: 16000", "num_demonstrations: 9000")
