@@ -61,9 +61,14 @@ def generate(params: StepsParams, seed: int) -> dict[str, list[Record]]:
     """Demonstrations with errors among them, prompts with their verifiers, and solutions with their labels."""
 
     def drawn(dataset: str, count: int) -> list[Working]:
-        rates = {"error_rate": params.error_rate, "repair_rate": params.repair_rate}
-        sizes = {"num_terms": params.num_terms, "max_term": params.max_term}
-        return workings(f"{seed}/{dataset}", count, **sizes, **rates)
+        return workings(
+            f"{seed}/{dataset}",
+            count,
+            num_terms=params.num_terms,
+            max_term=params.max_term,
+            error_rate=params.error_rate,
+            repair_rate=params.repair_rate,
+        )
 
     most, length = params.max_term, params.num_terms
     sums = random.Random(f"{seed}/sums").sample(range(most**length), params.num_prompts)
