@@ -15,7 +15,7 @@ from tasks.rlhf import algorithms, model_size, workload
 from tasks.rlhf.hardware import GPUS, NAMES, Hardware, cpu, of_device
 from tasks.rlhf.passes import Network, Work
 
-TRAINING = ("sft", "collect", "reward", "judge", "align", "evaluate")
+TRAINING = ("sft", "collect", "reward", "judge", "solutions", "align", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Plan:
         params = {name: self._params(name) for name in TRAINING}
         collect, reward, evaluate = params["collect"], params["reward"], params["evaluate"]
         members, align = len(reward.members), params["align"]
-        scorers = members if align.rewards.learned else 0  # verifiers run no network
+        # Verifiers run no network.
+        scorers = (members if align.rewards.learned else 0) + len(align.rewards.solution_models)
         share = 1 - 1 / members if members > 1 else 1.0  # each leaves out its own prompts
         asked = rows.asked_by_collect(self.document, {fold: each.rows for fold, each in self.rows.prompts.items()})
         models = 2 + (params["sft"].model.base != "scratch") + (self.data / "champion/manifest.json").is_file()
@@ -80,6 +81,10 @@ class Plan:
                 for member in reward.members
             ),
             workload.reward("judge", self.network, self.rows, "judge", params["judge"]),
+            *(
+                workload.solutions(f"solutions@{name}", self.network, self.rows, params["solutions"])
+                for name in params["solutions"].train
+            ),
             workload.align(self.network, self.rows, self.algorithm, scorers, align.max_new_tokens, align.one_base),
             workload.evaluate(self.network, self.rows, models, members + 1, samples, evaluate.max_new_tokens),
         ]

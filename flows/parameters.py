@@ -64,8 +64,10 @@ def check(root: Path) -> None:
         document = stage.read_yaml(path)
         align, own = document["align"], align_stage.Params.model_fields
         try:
-            rewards = stage.read_params(align_stage.Params, "align", path).rewards
-            check_against(rewards, document["reward"]["members"], document["reward"].get("objectives") or {})
+            params, reward = stage.read_params(align_stage.Params, "align", path), document["reward"]
+            trained = document["solutions"]["train"]
+            check_against(params.rewards, reward["members"], reward.get("objectives") or {}, trained)
+            algorithms.check_step_scores(params.algorithm, params.rewards, params.tools.names)
         except ValueError as error:
             problems.append(str(error))
         sections = {name: section for name, section in align.items() if isinstance(section, dict) and name not in own}

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ FOLDS = ("train", "judge", "dev", "test")
 # Of the simulated world, by its tokenizer of 900: distinct prompts, safety prompts; tokens of prompt and replies.
 WORLD_PROMPTS, WORLD_SAFETY = 1208, 240
 WORLD_PROMPT, WORLD_REPLY, WORLD_PAIR_REPLY = 9.5, 17.5, 18.7
+STEPS_PROMPT, STEPS_REPLY = 17.0, 21.0
 CHARACTERS_PER_TOKEN = 4.0  # of English by a vocabulary of tens of thousands, a rule of thumb
 
 
@@ -45,6 +47,11 @@ def _prepared(folder: Path) -> Rows:
         demonstrations=demonstrations,
         pairs={fold: _lengths(folder / f"pairs/{fold}.parquet", "prompt_ids", "a_ids", "b_ids") for fold in FOLDS},
         prompts={fold: Lengths(each.rows, each.prompt, demonstrations.reply) for fold, each in prompts.items()},
+        solutions={
+            fold: _lengths(path, "prompt_ids", "reply_ids")
+            for fold in ("train", "test")
+            if (path := folder / f"solutions/{fold}.parquet").is_file()
+        },
         conduct=_lengths(folder / "safety/test.parquet", "prompt_ids"),
     )
 
@@ -82,7 +89,7 @@ def _with_collected(rows: Rows, document: Mapping[str, Any], simulated: Mapping[
             (1 - share) * g + share * c for g, c in ((given.prompt, prompts.prompt), (given.reply, prompts.reply))
         )
         pairs[fold] = Lengths(total, prompt, reply)
-    return Rows(demonstrations=rows.demonstrations, pairs=pairs, prompts=rows.prompts, conduct=rows.conduct)
+    return replace(rows, pairs=pairs)
 
 
 def asked_by_collect(document: Mapping[str, Any], simulated: Mapping[str, float]) -> dict[str, float]:
@@ -98,14 +105,20 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
     shares["train"] = 1 - sum(shares.values())
     demonstrations: list[Lengths] = []
     pairs: list[Lengths] = []
+    solutions: list[Lengths] = []
     simulated, safety, said = 0.0, 0.0, []
     for source in document["ingest"]["sources"]:
         if source["kind"] == "world":
             sizes = document["world"]
             demonstrations.append(Lengths(sizes["num_demonstrations"], WORLD_PROMPT, WORLD_REPLY))
             pairs.append(Lengths(sizes["num_preferences"], WORLD_PROMPT, WORLD_PAIR_REPLY))
-            simulated, safety = WORLD_PROMPTS, WORLD_SAFETY
+            simulated, safety = simulated + WORLD_PROMPTS, WORLD_SAFETY
             said.append("world")
+        elif source["kind"] == "world_steps":
+            demonstrations.append(Lengths(source["num_demonstrations"], STEPS_PROMPT, STEPS_REPLY))
+            solutions.append(Lengths(source["num_solutions"], STEPS_PROMPT, STEPS_REPLY))
+            simulated += source["num_prompts"]
+            said.append("world_steps")
         elif source["kind"] == "file":
             pairs.append(_file(data / "inputs" / source["path"], document["model"]["max_length"]))
             demonstrations += pairs[-1:] if source.get("demonstrations") == "chosen" else []
@@ -121,6 +134,7 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
         demonstrations=_part(taught, shares["train"]),
         pairs={fold: _part(compared, shares[fold]) for fold in FOLDS},
         prompts={fold: _part(prompts, shares[fold]) for fold in FOLDS},
+        solutions={fold: _part(_join(solutions), shares[fold]) for fold in ("train", "test")},
         conduct=Lengths(safety * shares["test"], prompts.prompt, prompts.reply),
     )
     return (

@@ -55,6 +55,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     from tasks.rlhf.reference import Reference
 
     algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
+    algorithms.check_step_scores(algorithm.name, params.rewards, params.tools.names)
     folders = _checked_objective(data, algorithm, params)
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
@@ -202,7 +203,8 @@ def _on_rollouts(
         stopped = train_on_rollouts(learner, prompts, held_out, algorithm.options, params.seed, tracker)
     first, last = tracker.curve[min(tracker.curve)], tracker.curve[max(tracker.curve)]
     kept = ["score", "kl", "kl_k3", "entropy", "reply_length", "finished", "unscorable", "kl_coef", "held_out_score"]
-    kept += ["score_reward_model", "score_verifier", "engine_gap", "engine_kl"]
+    kept += ["score_reward_model", "score_verifier", "score_outcome", "score_process", "num_steps"]
+    kept += ["engine_gap", "engine_kl"]
     return {
         **({"verifiable": dict(score.kinds)} if score.kinds else {}),
         "num_prompts": len(prompts),

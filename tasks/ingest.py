@@ -1,7 +1,7 @@
 """ingest: every source, screened row by row, as canonical records.
 
 reads   the sources of params (the simulated world, data/inputs, the hub), data/shards
-writes  data/raw/{demonstrations,preferences,safety,prompts}, data/quarantine
+writes  data/raw/{demonstrations,preferences,safety,prompts,solutions}, data/quarantine
 """
 
 import re
@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tasks import world
+from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS
 from tasks.preferences.sources import Source, Staging, Tally, open_rows, publish, read
-from tasks.records import DATASETS
+from tasks.records import DATASETS, Record
 
 
 class WorldSource(BaseModel):
@@ -28,6 +28,12 @@ class WorldSource(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["world"]
+
+
+class StepsSource(world_steps.StepsParams):
+    """Sums worked out step by step, with a label for every step: simulated, too (tasks/world_steps.py)."""
+
+    kind: Literal["world_steps"]
 
 
 class FileSource(BaseModel):
@@ -61,7 +67,7 @@ class Params(stage.Params):
     seed: int
     world: world.WorldParams
     sources: Annotated[
-        tuple[Annotated[WorldSource | FileSource | HubSource, Field(discriminator="kind")], ...],
+        tuple[Annotated[WorldSource | StepsSource | FileSource | HubSource, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
@@ -83,7 +89,11 @@ def _stage(params: Params, data: Path, staging: Staging, index: Index) -> dict[s
     tallies: dict[str, Tally] = {}
     for source in params.sources:
         if isinstance(source, WorldSource):
-            tallies[world.SOURCE] = _simulate(params, staging, index)
+            tallies[world.SOURCE] = _simulate(world.SOURCE, world.generate(params.world, params.seed), staging, index)
+            continue
+        if isinstance(source, StepsSource):
+            made = world_steps.generate(source, params.seed)
+            tallies[world_steps.NAME] = _simulate(world_steps.NAME, made, staging, index)
             continue
         opened = _open(source, params.max_quarantine_rate, data)
         if opened.name in tallies:
@@ -95,14 +105,14 @@ def _stage(params: Params, data: Path, staging: Staging, index: Index) -> dict[s
     return tallies
 
 
-def _simulate(params: Params, staging: Staging, index: Index) -> Tally:
+def _simulate(name: str, made: dict[str, list[Record]], staging: Staging, index: Index) -> Tally:
     tally = Tally("simulated")
-    for dataset, records in world.generate(params.world, params.seed).items():
+    for dataset, records in made.items():
         tally.input += len(records)
         tally.accepted += len(records)
         tally.records[dataset] += len(records)
         for record in records:
-            staging.add(world.SOURCE, dataset, index.place(record))
+            staging.add(name, dataset, index.place(record))
     return tally
 
 

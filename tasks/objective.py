@@ -1,6 +1,6 @@
 """objective: say what align will optimise: the algorithm's file and, where it learns from rewards, the reward models.
 
-reads   data/models/reward/<member>
+reads   data/models/reward/<member, outcome or process>
         data/inputs, where verifiers look things up
 writes  data/objective.json
 
@@ -22,10 +22,11 @@ from tasks.rlhf.tool_options import ToolsOptions
 
 
 class Params(stage.Params):
-    """No section of its own: it reads those of `align` and `reward`."""
+    """No section of its own: it reads those of `align`, `reward` and `solutions`."""
 
     align: dict[str, Any]
     reward: dict[str, Any]
+    solutions: dict[str, Any]
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
@@ -35,9 +36,11 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     options: RewardsOptions = _section(params.align, "rewards", RewardsOptions)
     tools: ToolsOptions = _section(params.align, "tools", ToolsOptions)
     generation: GenerationOptions = _section(params.align, "generation", GenerationOptions)
-    check_against(options, params.reward["members"], params.reward.get("objectives") or {})
+    check_against(options, params.reward["members"], params.reward.get("objectives") or {}, params.solutions["train"])
+    algorithms.check_step_scores(params.align["algorithm"], options, tools.names)
     learns_from_rewards = family == "policy"
-    members = params.reward["members"] if learns_from_rewards and options.learned > 0 else []
+    members = [*(params.reward["members"] if options.learned > 0 else []), *options.solution_models]
+    members = members if learns_from_rewards else []
     objective = {
         "algorithm": params.align["algorithm"],
         "family": family,

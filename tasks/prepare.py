@@ -1,7 +1,7 @@
 """prepare: folds by prompt, and every text tokenised once.
 
 reads   data/raw
-writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs}, data/prepared/canary.json: which
+writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions}, data/prepared/canary.json: which
         demonstrations the canary plants among the pairs, and which it holds out
 """
 
@@ -165,6 +165,13 @@ class Preparation:
         self.labels[row["choice"]] += 1
         return pair_row(Preference(**row | {"prompt": prompt}), prompt_ids, a_ids, b_ids)
 
+    def solution(self, row: Row) -> Row:
+        reply = "\n".join(row["steps"])
+        reply_ids = self.encoder.reply(reply)
+        prompt, prompt_ids = self._fit(row["prompt"], len(reply_ids))
+        self._measure(solution=reply_ids)
+        return row | {"prompt": prompt, "prompt_ids": prompt_ids, "reply": reply, "reply_ids": reply_ids}
+
     def _fit(self, prompt: list[Message], room: int) -> tuple[list[Message], list[int]]:
         """The prompt and its ids, where `room` more tokens still fit into the model.
 
@@ -214,6 +221,21 @@ TABLES: dict[str, tuple[str, pa.Schema, Callable[[Preparation, Row], Row]]] = {
         Preparation.prompt,
     ),
     "pairs": ("preferences", PAIRS, Preparation.pair),
+    "solutions": (
+        "solutions",
+        pa.schema(
+            [
+                *_SHARED,
+                ("domain", _TEXT),
+                ("reply", _TEXT),
+                *_PROMPT,
+                ("reply_ids", pa.list_(pa.int32())),
+                ("labels", pa.list_(pa.bool_())),
+                ("correct", pa.bool_()),
+            ]
+        ),
+        Preparation.solution,
+    ),
 }
 
 STAGE = stage.Stage(

@@ -1,4 +1,4 @@
-"""The canonical records: what a demonstration, a preference, a prompt and a safety item are.
+"""The canonical records: what a demonstration, a preference, a prompt, a safety item and a solution are.
 
 Every stage reads and writes these as parquet. A prompt is a list of messages `{role, content}`;
 a *reply* is the text that answers it, without template or special tokens.
@@ -84,16 +84,41 @@ class Safety:
     created_at: str | None = None
 
 
-Record = Demonstration | Preference | Prompt | Safety
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """A reply in steps, one to a line, and what is known of them."""
+
+    id: str
+    prompt: list[Message]
+    steps: list[str]  # without line breaks
+    labels: list[bool | None]  # of each step: whether it is right; None: nobody said
+    source: str
+    domain: str
+    cluster: str
+    correct: bool | None = None  # whether the final answer is right
+
+    @property
+    def reply(self) -> str:
+        return "\n".join(self.steps)
+
+
+Record = Demonstration | Preference | Prompt | Safety | Solution
 DATASETS: dict[str, type[Record]] = {
     "demonstrations": Demonstration,
     "preferences": Preference,
     "safety": Safety,
     "prompts": Prompt,
+    "solutions": Solution,
 }
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_ARROW: dict[str, pa.DataType] = {"prompt": _MESSAGES, "confidence": pa.float64()}
+_ARROW: dict[str, pa.DataType] = {
+    "prompt": _MESSAGES,
+    "confidence": pa.float64(),
+    "steps": pa.list_(pa.string()),
+    "labels": pa.list_(pa.bool_()),
+    "correct": pa.bool_(),
+}
 
 
 def schema(record: type[Record]) -> pa.Schema:

@@ -108,6 +108,18 @@ def _prompt(row: Row) -> Row:
     return {"domain": row["domain"], "verifier_ok": row["verifier"] is None or _has_kind(row["verifier"])}
 
 
+def _solution(row: Row) -> Row:
+    labels = row["labels"]
+    return {
+        "domain": row["domain"],
+        "num_steps": len(row["steps"]),
+        "shortest_step_chars": min((len(step.strip()) for step in row["steps"]), default=0),
+        "steps_are_lines": not any("\n" in step for step in row["steps"]),
+        "label_per_step": len(labels) == len(row["steps"]),
+        "says_something": any(label is not None for label in (*labels, row["correct"])),
+    }
+
+
 def _has_kind(verifier: str) -> bool:
     try:
         found = json.loads(verifier)
@@ -121,11 +133,13 @@ _DERIVED: dict[str, Callable[[Row], Row]] = {
     "preferences": _preference,
     "safety": _safety,
     "prompts": _prompt,
+    "solutions": _solution,
 }
 _BLANK: Row = {
     **dict.fromkeys(("id", "source", "cluster", "domain", "category", "reply", "reply_a", "reply_b"), ""),
     **dict.fromkeys(("choice", "rater", "expected"), ""),
-    "prompt": [],
+    **{name: [] for name in ("prompt", "steps", "labels")},
+    "correct": None,
     "verifier": None,
     "confidence": 1.0,
 }

@@ -22,6 +22,7 @@ from tasks.records import (
     Prompt,
     Record,
     Safety,
+    Solution,
     prompt_key,
     row_id,
 )
@@ -123,6 +124,45 @@ def safety(row: Value, source: str) -> list[Record]:
     ]
 
 
+def solution(row: Value, source: str) -> list[Record]:
+    """Steps with labels, and whether the final answer is right; `completions` is another name of `steps`."""
+    turns = dialogue.prompt(row.get("prompt"))
+    steps = _steps(row.get("steps", row.get("completions")))
+    labels = row.get("labels", [None] * len(steps))
+    if not isinstance(labels, list):
+        raise RefusedError("type")
+    if len(labels) != len(steps):
+        raise RefusedError("label_count")
+    correct = row.get("correct")
+    if not all(label is None or isinstance(label, bool) for label in (*labels, correct)):
+        raise RefusedError("bad_label")
+    if all(label is None for label in (*labels, correct)):
+        raise RefusedError("unlabelled")
+    return [
+        Solution(
+            id=_id(row, "solution", prompt_key(turns), *steps),
+            prompt=turns,
+            steps=steps,
+            labels=labels,
+            correct=correct,
+            **_origin(row, source, turns),
+            domain=_optional(row, "domain") or "general",
+        )
+    ]
+
+
+def _steps(value: Any) -> list[str]:
+    """Steps as lines: a line break inside one becomes a space."""
+    if value is None:
+        raise RefusedError("missing_field")
+    if not isinstance(value, list) or not all(isinstance(step, str) for step in value):
+        raise RefusedError("type")
+    steps = [" ".join(step.split("\n")).strip() for step in value]
+    if not steps or not all(steps):
+        raise RefusedError("empty_text")
+    return steps
+
+
 def _origin(row: Value, source: str, turns: list[Message]) -> dict[str, str]:
     return {
         "source": _optional(row, "source") or source,
@@ -187,9 +227,14 @@ def _fields(dataset: str) -> frozenset[str]:
     return frozenset(field.name for field in fields(DATASETS[dataset]))
 
 
+def is_labelled(row: Value) -> bool:
+    """Completions with a label each are steps; those with scores are replies to choose from."""
+    return "completions" in row and "labels" in row
+
+
 # Keys of the other formats: a row that has one is not a bare prompt.
 _NOT_PROMPT = {"reply", "reply_a", "reply_b", "chosen", "rejected", "expected", "choice", "completion"}
-_NOT_PROMPT |= {"completions", "response", "label", "desirable", "messages", "output_1", "output_2"}
+_NOT_PROMPT |= {"steps", "completions", "response", "label", "desirable", "messages", "output_1", "output_2"}
 
 KINDS: dict[str, Kind] = {
     "demonstrations": Kind(
@@ -207,5 +252,10 @@ KINDS: dict[str, Kind] = {
         _fields("prompts"),
         lambda row: "prompt" in row and not _NOT_PROMPT & set(row),
         prompt,
+    ),
+    "solutions": Kind(
+        _fields("solutions") | {"completions"},
+        lambda row: "steps" in row or is_labelled(row),
+        solution,
     ),
 }

@@ -226,7 +226,7 @@ FORMATS: dict[str, Format] = {
         Format(
             "scored",
             frozenset({"instruction", "prompt", "completions"}),
-            lambda row: "completions" in row,
+            lambda row: "completions" in row and not canonical.is_labelled(row),
             scored,
         ),
         Format(

@@ -1,5 +1,7 @@
 """From rewards to advantages, and the estimators of KL. All tensors are [B, T] over reply tokens, padded right."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,46 @@ def place_on_last(scores_B: Tensor, mask_BT: Tensor) -> Tensor:
     return out_BT.scatter(1, last_B[:, None], scores_B[:, None])
 
 
+def place_on_steps(steps: Sequence[Mapping[int, float]], width: int) -> tuple[Tensor, Tensor]:
+    """(scores, mask), [B, width]: each step's score on its last token, where the mask is True; 0 elsewhere."""
+    scores_BT = torch.zeros(len(steps), width)
+    mask_BT = torch.zeros(len(steps), width, dtype=torch.bool)
+    for row, scores in enumerate(steps):
+        for place, score in scores.items():
+            scores_BT[row, place], mask_BT[row, place] = score, True
+    return scores_BT, mask_BT
+
+
+def step_advantages(rollout: Rollout, scale: bool) -> Tensor:
+    """GRPO on steps: [B, T]. A token's advantage is the sum of the normalised scores of its own and later steps.
+
+    Scores are taken less their mean over all steps of the scored replies to the prompt and, with `scale`, over their
+    standard deviation (biased, + 1e-4); 0 where they do not differ. Shao 2024, arXiv:2402.03300, section 4.1.3.
+    Hand-worked: steps 1, 0 and 1, 1 of two replies: mean 0.75, deviation 0.4330: normalised 0.5774, -1.7321 and
+    0.5774, 0.5774; advantages of the tokens of the first reply's steps -1.1547, -1.7321, of the other's 1.1547, 0.5774.
+    """
+    assert rollout.step_scores_BT is not None
+    assert rollout.step_mask_BT is not None
+    prompt_B, step_BT = rollout.prompt_B, rollout.step_mask_BT & rollout.scored_B[:, None]
+    count_B = sum_by_prompt(step_BT.sum(1), prompt_B).clamp(min=1)
+    mean_B = sum_by_prompt((rollout.step_scores_BT * step_BT).sum(1), prompt_B) / count_B
+    normal_BT = (rollout.step_scores_BT - mean_B[:, None]) * step_BT
+    deviation_B = (sum_by_prompt((normal_BT**2).sum(1), prompt_B) / count_B).sqrt()
+    if scale:
+        normal_BT = normal_BT / (deviation_B + 1e-4)[:, None]
+    normal_BT = torch.where(deviation_B[:, None] > 1e-5, normal_BT, 0)
+    return normal_BT.flip(1).cumsum(1).flip(1) * rollout.learn_mask_BT
+
+
 def reward_tokens(rollout: Rollout, kl_coef: float) -> Tensor:
-    """[B, T]: -kl_coef * log(policy / reference) on each token and the score on the last; 0 on unscored replies."""
+    """[B, T]: -kl_coef * log(policy / reference) on each token and the score on the last; 0 on unscored replies.
+
+    Where steps are scored, each step's score stands on its last token beside them.
+    """
     cost_BT = kl_coef * rollout.kl_scale_B[:, None] * kl_k1(rollout.logprobs_BT, rollout.reference_BT)
     placed_BT = place_on_last(rollout.scores_B.nan_to_num(), rollout.reply_mask_BT)
+    if rollout.step_scores_BT is not None:
+        placed_BT = placed_BT + rollout.step_weight * rollout.step_scores_BT
     return (placed_BT - cost_BT) * rollout.learn_mask_BT
 
 

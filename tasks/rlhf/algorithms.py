@@ -2,11 +2,14 @@
 
 A preference algorithm defines `Config`, `NEEDS_REFERENCE` and `loss`, and `UNPAIRED = True` where its loop is
 train_on_feedback.py (replies judged one by one) instead of train_on_pairs.py; a policy algorithm `Config`,
-`NEEDS_CRITIC`, `NEEDS_KL`, `MIN_REPLIES` (to a prompt), `advantages` and `loss` (and `value_loss` with a critic).
+`NEEDS_CRITIC`, `NEEDS_KL`, `MIN_REPLIES` (to a prompt), `advantages` and `loss` (and `value_loss` with a critic). One
+that can use scores of steps says so: `STEP_SCORES` is "each" (it finds them in the rollout, on the steps' last tokens)
+or "reply" (what `align.rewards.process_reply` makes of them is a part of the reply's score).
 There is no registry: a new file is a new algorithm.
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.rlhf.options import CriticOptions, PreferenceOptions, RolloutOptions
+from tasks.rlhf.rewards_options import RewardsOptions
 
 FAMILIES = ("preference", "policy")
 
@@ -60,6 +64,25 @@ def load(name: str, section: dict[str, Any]) -> Algorithm:
     if family == "policy":
         _check_needs(module, options, name)
     return Algorithm(name, family, module, config, options)
+
+
+def check_step_scores(name: str, rewards: RewardsOptions, tools: Sequence[str] = ()) -> None:
+    """ValueError where `align.rewards.process` asks for scores of steps that algorithm or tools cannot use."""
+    if rewards.process == 0:
+        return
+    key = f"params.yaml: align.rewards.process = {rewards.process:g}"
+    able = [each for each in sorted(known()) if step_scores(each)]
+    if name not in able:
+        raise ValueError(f"{key}: {name} cannot use scores of steps; set it to 0, or choose one of {', '.join(able)}")
+    if tools:
+        raise ValueError(f"{key}: what a tool says is no step of the policy's; set it to 0, or align.tools.names to []")
+
+
+def step_scores(name: str) -> str | None:
+    """How an algorithm uses scores of steps: "each" or "reply"; None: not at all."""
+    family, _ = find(name)
+    found: str | None = getattr(importlib.import_module(f"tasks.rlhf.{family}.{name}"), "STEP_SCORES", None)
+    return found
 
 
 def _loop_options(family: str, module: ModuleType) -> type[Any]:

@@ -3,7 +3,7 @@
 Shape suffixes: B rows, T reply tokens (padded right), N reply tokens of all rows end to end, D hidden, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -91,6 +91,7 @@ class ScorePart:
     values_B: np.ndarray  # NaN: this source cannot score the reply
     weight: float = 1.0
     learned: bool = False  # by a model, which scores every reply: NaN is then an error
+    steps: Sequence[Mapping[int, float]] | None = None  # of each reply: its steps' scores, by their last token's place
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ class Rollout:
     values_BT: Tensor | None  # of the critic, where the algorithm has one
     kl_scale_B: Tensor  # of the coefficient of KL for the prompt's domain, 1 but for exceptions
     max_new_tokens: int  # the longest that a reply could have become
+    step_scores_BT: Tensor | None = None  # where steps are scored: each step's score on its last token
+    step_mask_BT: Tensor | None = None  # True there
+    step_weight: float = 0.0  # of the scores of steps beside those of replies
 
     @property
     def scored_B(self) -> Tensor:
@@ -194,6 +198,8 @@ def token_batches(lengths: Sequence[int], budget: int, generator: np.random.Gene
     shuffled, sorted by length within pools of about 32 batches, cut, and the batches shuffled.
     """
     sizes = np.asarray(lengths)
+    if not len(sizes):
+        return []
     order = generator.permutation(len(sizes))
     pool = max(1, int(32 * budget / max(1.0, float(sizes.mean()))))
     batches: list[np.ndarray] = []

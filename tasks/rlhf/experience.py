@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tasks.rlhf import ranks
-from tasks.rlhf.advantages import kl_k1, kl_k3
+from tasks.rlhf.advantages import kl_k1, kl_k3, place_on_steps
 from tasks.rlhf.batch import Example, Prompt, Rollout, ScorePart, token_batches
 from tasks.rlhf.logprobs import pad_by_row
 from tasks.rlhf.options import RolloutOptions
@@ -58,6 +58,10 @@ def collect(
     reply_mask_BT = _own_tokens(replies)
     sizes_B = reply_mask_BT.sum(1).numpy()
     scores_B, metrics = total_score(drawn.parts)
+    stepwise: dict[str, Any] = {}
+    if getattr(learner.algorithm, "STEP_SCORES", None) == "each":
+        stepwise, metrics = _of_steps(drawn.parts, reply_mask_BT.shape[1], metrics)
+        scores_B, _ = total_score({name: _at_the_end(part) for name, part in drawn.parts.items()})
     penalties = _penalties(finished_B, sizes_B, options)
     rollout = Rollout(
         examples=examples,
@@ -69,6 +73,7 @@ def collect(
         values_BT=drawn.values_BT,
         kl_scale_B=torch.tensor([options.kl_by_domain.get(prompt.domain, 1.0) for prompt in asked]),
         max_new_tokens=learner.max_new_tokens,
+        **stepwise,
     )
     metrics |= {name: float(penalty_B.mean()) for name, penalty_B in penalties.items()}
     metrics |= {"reply_length": float(sizes_B.mean()), "finished": float(finished_B.mean())}
@@ -116,7 +121,11 @@ def _together(drawn: Sequence[_Drawn]) -> _Drawn:
     if len(drawn) == 1:
         return drawn[0]
     parts = {
-        name: replace(part, values_B=np.concatenate([d.parts[name].values_B for d in drawn]))
+        name: replace(
+            part,
+            values_B=np.concatenate([d.parts[name].values_B for d in drawn]),
+            steps=None if part.steps is None else [row for d in drawn for row in d.parts[name].steps or ()],
+        )
         for name, part in drawn[0].parts.items()
     }
     values = [d.values_BT for d in drawn if d.values_BT is not None]
@@ -158,6 +167,24 @@ def total_score(parts: Mapping[str, ScorePart]) -> tuple[np.ndarray, dict[str, f
         metrics |= {f"score_{name}": _mean_of_known(part.values_B) for name, part in parts.items()}
     learned = [part.weight * part.values_B for part in parts.values() if part.learned]
     return total_B, metrics | ({"learned_score": float(np.mean(np.sum(learned, 0)))} if learned else {})
+
+
+def _of_steps(
+    parts: Mapping[str, ScorePart], width: int, metrics: dict[str, float]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What a rollout holds of scored steps, and the metrics with their number; nothing where none are scored."""
+    for part in parts.values():
+        if part.steps is not None:
+            scores_BT, mask_BT = place_on_steps(part.steps, width)
+            of_scored = [len(steps) for steps in part.steps if steps]
+            metrics = metrics | {"num_steps": float(np.mean(of_scored))} if of_scored else metrics
+            return {"step_scores_BT": scores_BT, "step_mask_BT": mask_BT, "step_weight": part.weight}, metrics
+    return {}, metrics
+
+
+def _at_the_end(part: ScorePart) -> ScorePart:
+    """What is paid for at the end of a reply: nothing of what is paid for step by step."""
+    return part if part.steps is None else replace(part, values_B=0 * part.values_B)
 
 
 def _own_tokens(replies: Sequence[Reply]) -> Tensor:

@@ -63,11 +63,20 @@ def measure(model: RewardModel, rows: Sequence[Verdict]) -> dict[str, float | No
 
     The AUC is None where all verdicts are alike.
     """
-    scores = score_examples(model, [row.example for row in rows])
-    correct = np.array([row.correct for row in rows])
+    scores, correct = _scored(model, rows)
     right, wrong = scores[correct], np.sort(scores[~correct])
     auc = None
     if len(right) and len(wrong):
         below = [np.searchsorted(wrong, right, side) for side in ("left", "right")]
         auc = float(np.mean(below) / len(wrong))
     return {"accuracy": float(((scores > 0) == correct).mean()), "auc": auc}
+
+
+def told_right(model: RewardModel, rows: Sequence[Verdict]) -> list[bool]:
+    """Which verdicts the model agrees with, at probability 1/2."""
+    scores, correct = _scored(model, rows)
+    return [bool(right) for right in (scores > 0) == correct]
+
+
+def _scored(model: RewardModel, rows: Sequence[Verdict]) -> tuple[np.ndarray, np.ndarray]:
+    return score_examples(model, [row.example for row in rows]), np.array([row.correct for row in rows])

@@ -6,14 +6,17 @@ A step ends where SEPARATOR does: at the token that holds the line break, and th
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf import outcome
+from tasks.records import read_table
+from tasks.rlhf import outcome, packing
 from tasks.rlhf.batch import Example, LossOutput, Tracker, token_batches
+from tasks.rlhf.logprobs import unwrapped
 from tasks.rlhf.options import DatasetOptions
 from tasks.rlhf.reward_model import RewardModel
 from tasks.rlhf.train_on_dataset import train_on_dataset
@@ -29,6 +32,8 @@ class Solution:
     ends: Sequence[int]
     labels: Sequence[bool | None]
     correct: bool | None = None  # whether the final answer is right
+    domain: str = ""
+    cluster: str = ""
 
     def __post_init__(self) -> None:
         if len(self.ends) != len(self.labels):
@@ -44,6 +49,28 @@ class Solution:
     @property
     def num_labelled(self) -> int:
         return sum(label is not None for label in self.labels)
+
+
+def read_solutions(path: Path, tokenizer: Any) -> list[Solution]:
+    """Prepared solutions: columns `prompt_ids`, `reply_ids`, `labels`, `correct`, `domain`, `cluster`, `id`.
+
+    ValueError, naming the row, where its lines in tokens are not as many as its labels.
+    """
+    separators = separator_ids(tokenizer)
+    rows = []
+    for row in read_table(path).to_pylist():
+        ends = step_ends(row["reply_ids"], separators, tokenizer.eos_token_id)
+        example = Example(row["prompt_ids"], row["reply_ids"])
+        try:
+            rows.append(Solution(example, ends, row["labels"], row["correct"], row["domain"], row["cluster"]))
+        except ValueError as error:
+            raise ValueError(f"{path}: solution {row['id']}: {error}") from None
+    return rows
+
+
+def verdicts(rows: Sequence[Solution]) -> list[outcome.Verdict]:
+    """Of the solutions whose final answer was judged."""
+    return [outcome.Verdict(row.example, row.correct) for row in rows if row.correct is not None]
 
 
 def separator_ids(tokenizer: Any, separator: str = SEPARATOR) -> frozenset[int]:
@@ -69,10 +96,11 @@ def step_ends(reply_ids: Sequence[int], separators: Collection[int], eos_id: int
 
 def forward(model: RewardModel, rows: Sequence[Solution]) -> Tensor:
     """Raw scores of all steps, end to end over the rows: float32 [S]."""
-    hidden_BLD = model.hidden_states([row.example for row in rows])
-    row_S = [number for number, row in enumerate(rows) for _ in row.ends]
-    position_S = [len(row.example.prompt_ids) + end for row in rows for end in row.ends]
-    scores_S: Tensor = model.read(hidden_BLD[row_S, position_S])[:, 0]
+    network = unwrapped(model.network)
+    packed = packing.rows_of([row.example for row in rows], network.config)
+    places = [int(start) + end for start, row in zip(packed.starts_B, rows, strict=True) for end in row.ends]
+    places_S = torch.tensor(places, device=network.device)
+    scores_S: Tensor = model.read(packing.states(network.base_model, packed, places_S))[:, 0]
     return scores_S
 
 
@@ -128,70 +156,36 @@ def reply_score(steps: np.ndarray, how: str) -> float:
 
 
 def measure(probabilities: Sequence[np.ndarray], rows: Sequence[Solution]) -> dict[str, float | None]:
-    """How well steps are judged; None where no row can say.
+    """The means of `judgements`; None where no row can say."""
+    found = judgements(probabilities, rows)
+    return {name: float(np.mean([value for _, value in values])) if values else None for name, values in found.items()}
+
+
+def judgements(probabilities: Sequence[np.ndarray], rows: Sequence[Solution]) -> dict[str, list[tuple[int, bool]]]:
+    """How well steps are judged: for each figure (number of the row, yes or no), as often as a row can say.
 
     `step_accuracy`: labelled steps told right at probability 1/2. `first_error_accuracy`: of the replies with a bad
     step, those whose first one is the first that the model calls bad; `clean_accuracy`: of those without, the ones
     in which it calls none bad (Zheng 2024, arXiv:2412.06559). `lucky_guess_rate`: of the replies with the right
     answer, those with a bad step; `lucky_guess_found`: of these, the ones in which the model calls a step bad.
     """
-    steps = [
-        (p > 0.5) == label
-        for values, row in zip(probabilities, rows, strict=True)
-        for p, label in zip(values, row.labels, strict=True)
-        if label is not None
-    ]
-    first: list[bool] = []
-    clean: list[bool] = []
-    lucky: list[bool] = []
-    found: list[bool] = []
-    for values, row in zip(probabilities, rows, strict=True):
+    names = ("step_accuracy", "first_error_accuracy", "clean_accuracy", "lucky_guess_rate", "lucky_guess_found")
+    found: dict[str, list[tuple[int, bool]]] = {name: [] for name in names}
+    for number, (values, row) in enumerate(zip(probabilities, rows, strict=True)):
+        pairs = zip(values, row.labels, strict=True)
+        found["step_accuracy"] += [(number, bool((p > 0.5) == label)) for p, label in pairs if label is not None]
         true = _first_bad([label is False for label in row.labels])
         called = _first_bad((values <= 0.5).tolist())
         # Up to the first error (or throughout) somebody has to have looked.
         if None not in row.labels[: len(row.labels) if true is None else true]:
-            (clean if true is None else first).append(called == true)
+            name = "clean_accuracy" if true is None else "first_error_accuracy"
+            found[name].append((number, called == true))
         if row.correct and None not in row.labels:
-            lucky.append(true is not None)
+            found["lucky_guess_rate"].append((number, true is not None))
             if true is not None:
-                found.append(called is not None)
-    return {
-        "step_accuracy": _mean(steps),
-        "first_error_accuracy": _mean(first),
-        "clean_accuracy": _mean(clean),
-        "lucky_guess_rate": _mean(lucky),
-        "lucky_guess_found": _mean(found),
-    }
+                found["lucky_guess_found"].append((number, called is not None))
+    return found
 
 
 def _first_bad(bad: Sequence[bool]) -> int | None:
     return next((position for position, is_bad in enumerate(bad) if is_bad), None)
-
-
-def _mean(values: Sequence[bool]) -> float | None:
-    return float(np.mean(values)) if values else None
-
-
-def place_on_steps(scores: Sequence[Sequence[float]], ends: Sequence[Sequence[int]], width: int) -> Tensor:
-    """Rewards [B, width] over reply tokens: each step's score on the step's last token, 0 elsewhere; for GAE."""
-    rewards_BT = torch.zeros(len(ends), width)
-    for row, (values, places) in enumerate(zip(scores, ends, strict=True)):
-        rewards_BT[row, torch.tensor(places)] = torch.tensor(values, dtype=rewards_BT.dtype)
-    return rewards_BT
-
-
-def group_advantages(rewards_BT: Tensor, step_mask_BT: Tensor, mask_BT: Tensor, group_size: int) -> Tensor:
-    """GRPO on steps: [B, T]. A token's advantage is the sum of the normalised scores of its own and later steps.
-
-    Scores are normalised over all steps of the `group_size` neighbouring replies to one prompt (biased standard
-    deviation + 1e-4; no spread: 0). Shao 2024, arXiv:2402.03300, section 4.1.3. `step_mask_BT` is True on the last
-    token of each step.
-    """
-    advantages_BT = torch.zeros_like(rewards_BT)
-    for start in range(0, len(rewards_BT), group_size):
-        rows = slice(start, start + group_size)
-        scores = rewards_BT[rows][step_mask_BT[rows]]
-        spread = scores.std(correction=0)
-        normal_GT = (rewards_BT[rows] - scores.mean()) / (spread + 1e-4) * step_mask_BT[rows] * (spread > 0)
-        advantages_BT[rows] = normal_GT.flip(1).cumsum(1).flip(1)
-    return advantages_BT * mask_BT

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.rlhf import reward_model, verification
+from tasks.rlhf import reward_model, solution_models, verification
 from tasks.rlhf.batch import Example, Prompt, ScorePart
 from tasks.rlhf.reward_model import RewardModel
 from tasks.rlhf.rewards_options import RewardsOptions
+from tasks.rlhf.solution_models import SolutionModel
 
 Decode = Callable[[list[Sequence[int]]], list[str]]  # the texts of replies, without special tokens
 
@@ -27,6 +28,7 @@ class Scorer:
     models: Sequence[RewardModel]
     decode: Decode
     resources: verification.Resources
+    solution_models: Sequence[SolutionModel] = ()
     kinds: Counter[str] = field(default_factory=Counter)  # of the verifiers of the prompts that `scorable` saw
     _verifiers: dict[str | None, verification.Verify | None] = field(default_factory=dict)
 
@@ -43,35 +45,49 @@ class Scorer:
             parts["reward_model"] = ScorePart(values_B, weight=self.options.learned, learned=True)
         if verdicts_B is not None:
             parts["verifier"] = ScorePart(verdicts_B, weight=self.options.verifier)
+        for model in self.solution_models:
+            parts[model.kind] = model.part(
+                examples, prompts, getattr(self.options, model.kind), self.options.process_reply
+            )
         return parts
 
     def scorable(self, prompts: Sequence[Prompt], where: str) -> list[Prompt]:
-        """The prompts whose replies something can score: all of them where there is a reward model.
+        """The prompts whose replies something can score: all of them where there is a preference reward model.
 
         Raises ValueError, naming prompt and key, for a verifier that is not what its kind wants, and where no prompt
         is left; `where` is the prompts' file.
         """
-        if not self.options.asks_verifiers:
-            return list(prompts)
-        found = []
-        for prompt in prompts:
-            try:
-                verify = self._verifier(prompt.verifier)
-            except ValueError as error:
-                raise ValueError(f"{where}: prompt {prompt.id}: verifier: {error}") from None
-            if verify is not None:
-                found.append(prompt)
-                self.kinds[json.loads(prompt.verifier or "")["kind"]] += 1
+        domains = frozenset[str]().union(*(model.domains for model in self.solution_models))
+        found = [prompt for prompt in prompts if self._is_checked(prompt, where) or prompt.domain in domains]
         if self.kinds["tests"] and self.resources.run_code:
             self.resources.run_code("")  # refused here, and not in the first rollout
-        if self.models:
+        if self.options.learned > 0:
             return list(prompts)
         if prompts and not found:
+            wanted = []
+            if self.options.asks_verifiers:
+                wanted.append(f"a verifier of a known kind ({', '.join(verification.files())})")
+            if self.solution_models:
+                wanted.append(
+                    f"a domain that {', '.join(self.options.solution_models)} learned ({', '.join(sorted(domains))})"
+                )
             raise ValueError(
-                f"{where}: none of {len(prompts)} prompts has a verifier of a known kind "
-                f"({', '.join(verification.files())}); add verifiers, or raise align.rewards.learned"
+                f"{where}: none of {len(prompts)} prompts has {' or '.join(wanted)}; add such prompts, or raise "
+                "align.rewards.learned"
             )
         return found
+
+    def _is_checked(self, prompt: Prompt, where: str) -> bool:
+        """Whether a verifier that is asked can check replies to the prompt; its kind is counted."""
+        if not self.options.asks_verifiers:
+            return False
+        try:
+            verify = self._verifier(prompt.verifier)
+        except ValueError as error:
+            raise ValueError(f"{where}: prompt {prompt.id}: verifier: {error}") from None
+        if verify is not None:
+            self.kinds[json.loads(prompt.verifier or "")["kind"]] += 1
+        return verify is not None
 
     def _verdicts(self, examples: Sequence[Example], prompts: Sequence[Prompt]) -> np.ndarray:
         """What each prompt's verifier says, float64 [B]; NaN where there is none."""
@@ -96,9 +112,17 @@ def build(
     run_code: verification.RunCode,
     load: Callable[[Path], RewardModel] | None = None,
 ) -> Scorer:
-    """The scorer over the reward models in `folders`, by `load` or whole; `inputs` holds the tables."""
+    """The scorer over the models in `folders`, members by `load` or whole; `inputs` holds the tables."""
     resources = verification.Resources(read_tables(options.tables, inputs), run_code)
-    return Scorer(options, load_models(folders, options, dtype, load) if folders else [], decode, resources)
+    of_solutions = [folder for folder in folders if folder.name in options.solution_models]
+    members = [folder for folder in folders if folder not in of_solutions]
+    return Scorer(
+        options,
+        load_models(members, options, dtype, load) if members else [],
+        decode,
+        resources,
+        [solution_models.load(folder, dtype) for folder in of_solutions],
+    )
 
 
 def aggregate(members: Sequence[np.ndarray], options: RewardsOptions) -> np.ndarray:

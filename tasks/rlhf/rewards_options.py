@@ -19,17 +19,28 @@ class SandboxOptions(Options):
 
 
 class RewardsOptions(Options):
-    """The score of a reply: learned * reward models + verifier * verdict, less the penalties of the loop."""
+    """The score of a reply: the sum of what each source says of it, by its weight, less the penalties of the loop.
+
+    The scores of the process reward model are those of steps: an algorithm may take each of them by itself.
+    """
 
     learned: NotNegative = 1.0  # weight of the reward models; 0: none is loaded
     aggregate: Literal["mean", "min", "mean_minus_std"] = "mean"  # of an ensemble
     std_weight: Positive | None = None  # of mean_minus_std: standard deviations between members that are taken off
     heads: dict[str, float] = Field(default_factory=dict)  # weights of objectives; empty: as the model was trained
+    outcome: NotNegative = 0.0  # weight of the outcome reward model: P(the final answer is right); 0: not loaded
+    process: NotNegative = 0.0  # weight of the process reward model: P(right) of each step; 0: not loaded
+    process_reply: Literal["min", "product", "last"] = "min"  # what its scores of steps make of a whole reply
     verifier: NotNegative = 0.0  # weight of the verdict of a prompt's verifier, 0 to 1; 0: none is asked
     veto: bool = False  # a reply that its verifier gives 0 gains nothing by the reward models
     tables: dict[str, str] = Field(default_factory=dict)  # name that verifiers use: JSONL file in data/inputs
     sandbox: SandboxOptions = SandboxOptions()
     allow_unsandboxed: bool = False  # run code of replies even where it cannot be fenced in
+
+    @property
+    def solution_models(self) -> list[str]:
+        """The models of the stage `solutions` that are asked."""
+        return [name for name in ("outcome", "process") if getattr(self, name) > 0]
 
     @property
     def asks_verifiers(self) -> bool:
@@ -54,8 +65,17 @@ class RewardsOptions(Options):
     @field_validator("verifier")
     @classmethod
     def _something_scores(cls, value: float, info: ValidationInfo) -> float:
-        if value == 0 and info.data.get("learned") == 0:
-            raise ValueError("learned is 0, too: nothing scores a reply; give one of them a weight")
+        if value == 0 and not any(info.data.get(name) for name in ("learned", "outcome", "process")):
+            raise ValueError(
+                "learned, outcome and process are 0, too: nothing scores a reply; give one of them a weight"
+            )
+        return value
+
+    @field_validator("process_reply")
+    @classmethod
+    def _of_process(cls, value: str, info: ValidationInfo) -> str:
+        if value != "min" and info.data.get("process") == 0:
+            raise ValueError("concerns the process reward model, and process = 0 asks none; leave it at its default")
         return value
 
     @field_validator("aggregate", "heads", "veto")
@@ -82,8 +102,16 @@ def in_inputs(file: str) -> str:
     return file
 
 
-def check_against(options: RewardsOptions, members: Sequence[int], objectives: Mapping[str, float]) -> None:
-    """ValueError where the section `reward` trains other models than the options are about."""
+def check_against(
+    options: RewardsOptions, members: Sequence[int], objectives: Mapping[str, float], solutions: Sequence[str]
+) -> None:
+    """ValueError where the sections `reward` and `solutions` train other models than the options are about."""
+    for name in options.solution_models:
+        if name not in solutions:
+            raise ValueError(
+                f"params.yaml: align.rewards.{name} = {getattr(options, name):g}: no such model is trained; add {name} "
+                f"to solutions.train, which is {list(solutions)}"
+            )
     if options.aggregate != "mean" and len(members) < 2:
         raise ValueError(
             f"params.yaml: align.rewards.aggregate = {options.aggregate!r}: compares the members of an ensemble, and "

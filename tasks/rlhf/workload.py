@@ -6,7 +6,7 @@ each, though those of a batch share its computation (packing.py): of pairs too m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -26,6 +26,7 @@ class Rows:
     demonstrations: Lengths
     pairs: Mapping[str, Lengths]  # given and collected
     prompts: Mapping[str, Lengths]  # `reply`: what a policy is expected to say
+    solutions: Mapping[str, Lengths] = field(default_factory=dict)  # of the folds train and test
     conduct: Lengths  # safety prompts of the test fold
 
 
@@ -57,6 +58,14 @@ def reward(stage: str, network: Network, rows: Rows, fold: str, options: RewardO
     if options.length_bias == "residual":
         passes.append(measure("comparisons, for their length", replies, read="score"))
     return Work(stage, tuple(passes), memory(network, 1, step=step))
+
+
+def solutions(stage: str, network: Network, rows: Rows, options: DatasetOptions) -> Work:
+    """An outcome or a process reward model."""
+    nothing = Lengths(0, 0, 0)
+    step = _on_dataset("solutions", rows.solutions.get("train", nothing), options, read="score")
+    held_out = measure("held-out solutions", rows.solutions.get("test", nothing), read="score")
+    return Work(stage, (step, held_out), memory(network, 1, step=step))
 
 
 def align(

@@ -47,7 +47,7 @@ def test_counted_rows_make_the_tokens(project):
     prepare(project)
     found = estimate.document(estimate.plan(project, None, "h100"))
     assert found["rows"] == f"counted in {project}/data/prepared"
-    assert found["stages"]["sft"]["tokens"] == 6 * 100 * 30
+    assert found["stages"]["sft"]["tokens"] == 4 * 100 * 30
     # 40 prompts of each fold, 12 replies each, 20 tokens expected
     assert found["stages"]["collect"]["tokens"] == 4 * 40 * 12 * 30
     passes = {each["what"]: each["tokens"] for each in found["stages"]["reward@0"]["passes"]}
@@ -63,12 +63,23 @@ def test_without_data_the_rows_are_guessed_and_said_to_be(project, capsys):
     assert "guessed from the sources (world): nothing is prepared yet" in capsys.readouterr().out
     found = json.loads(Path("found.json").read_text())
     demonstrations = 16000 * 0.52
-    assert found["stages"]["sft"]["tokens"] == pytest.approx(6 * demonstrations * 27, rel=0.01)
+    assert found["stages"]["sft"]["tokens"] == pytest.approx(4 * demonstrations * 27, rel=0.01)
     (project / "data").mkdir()
     prepare(project)
     text = Path("params.yaml").read_text().replace("num_demonstrations: 16000", "num_demonstrations: 9000")
     Path("params.yaml").write_text(text)  # what is prepared was made of another world
     assert estimate.document(estimate.plan(project, None, "cpu"))["rows"].startswith("guessed")
+
+
+def test_models_of_solutions_are_counted_where_they_are_trained(project):
+    found = estimate.document(estimate.plan(project, "steps", "cpu"))["stages"]
+    each = found["solutions@process"]
+    assert (
+        each["tokens"] == found["solutions@outcome"]["tokens"] == pytest.approx((4 * 0.7 + 0.15) * 4000 * 38, rel=0.01)
+    )
+    scores = next(row for row in found["align"]["passes"] if row["what"] == "scores")
+    assert scores["sequences"] == 2 * 15 * 32 * 4  # by both, and by no preference model
+    assert "solutions@process" not in estimate.document(estimate.plan(project, None, "cpu"))["stages"]
 
 
 def test_a_file_is_measured_in_characters(project):
@@ -147,7 +158,7 @@ def test_a_recipe_with_the_model_of_a_folder(project, tiny_model, capsys):
     ("arguments", "message"),
     [
         (["--hardware", "abacus"], "--hardware abacus: not in the table; it has cpu, a100, h100, h200"),
-        (["--recipe", "bogus"], "--recipe bogus: no such recipe; infra/recipes has hh_cpu, hub_lora, smoke"),
+        (["--recipe", "bogus"], "--recipe bogus: no such recipe; infra/recipes has hh_cpu, hub_lora, smoke, steps"),
     ],
 )
 def test_bad_input_is_one_line(project, capsys, arguments, message):

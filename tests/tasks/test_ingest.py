@@ -53,11 +53,14 @@ def put(data: Path, name: str, rows: list[Any]) -> dict[str, Any]:
     return {"kind": "file", "path": name}
 
 
+STEPS = {"kind": "world_steps", "num_demonstrations": 20, "num_prompts": 30, "num_solutions": 40}
+
+
 def test_the_world_fills_every_dataset(data: Path) -> None:
-    metrics = run(data, {"kind": "world"})
+    metrics = run(data, {"kind": "world"}, STEPS)
     rows = {name: read_table(data / "raw" / name).num_rows for name in DATASETS}
     assert metrics["rows"] == rows
-    assert (rows["demonstrations"], rows["preferences"]) == (60, 40)
+    assert (rows["demonstrations"], rows["preferences"], rows["solutions"]) == (80, 40, 40)
     assert rows["safety"] > 0
     assert rows["prompts"] > 0
     assert metrics["sources"]["world"]["format"] == "simulated"
@@ -76,10 +79,23 @@ def test_noisier_raters_err_more_over_the_same_replies() -> None:
     assert [rater.tie_rate for rater in panel(4.0)] == [rater.tie_rate for rater in panel(1.0)]
 
 
+def test_solutions_in_steps_are_a_source_like_others(data: Path) -> None:
+    good = {"prompt": "What is 1 + 1?", "steps": ["1 + 1 = 2.", "Two."], "labels": [True, None], "correct": True}
+    other = good | {"labels": [False, None]}  # says the opposite of the same steps
+    rows = [good, other, good | {"steps": ["Two."]}, good | {"labels": [1, 0]}, good | {"steps": ["a", "\n"]}]
+    metrics = run(data, put(data, "steps.jsonl", rows), rate=1.0)
+    assert metrics["rows"]["solutions"] == 1
+    assert metrics["quarantined"] == {"total": 4, "id_conflict": 1, "label_count": 1, "bad_label": 1, "empty_text": 1}
+    (row,) = read_table(data / "raw/solutions").to_pylist()
+    assert (row["steps"], row["labels"], row["correct"]) == (good["steps"], [True, None], True)
+    with pytest.raises(ValueError, match=r"steps.jsonl: too_many_refused: 4 of 5 rows are refused .bad_label 1"):
+        run(data, put(data, "steps.jsonl", rows))
+
+
 def test_a_gzipped_file_of_dialogues(data: Path) -> None:
     source = put(data, "HH harmless.jsonl.gz", [*HH, {"chosen": "x", "rejected": "y"}])
     metrics = run(data, {**source, "demonstrations": "chosen"})
-    assert metrics["rows"] == {"demonstrations": 30, "preferences": 30, "safety": 0, "prompts": 30}
+    assert metrics["rows"] == {"demonstrations": 30, "preferences": 30, "safety": 0, "prompts": 30, "solutions": 0}
     assert metrics["quarantined"] == {"total": 1, "bad_dialogue": 1}
     assert sorted(path.name for path in (data / "raw/preferences").iterdir()) == ["hh-harmless.parquet"]
     assert read_table(data / "raw/demonstrations")["reply"].to_pylist() == ["Yes."] * 30
@@ -106,7 +122,7 @@ def test_a_fresh_shard_adds_preferences_and_touches_no_demonstration(data: Path,
     fresh.write_text("".join(json.dumps(vote) + "\n" for vote in votes))
     shards.accept(fresh, data)
     metrics = run(data, {**source, "demonstrations": "chosen"})
-    assert metrics["rows"] == {"demonstrations": 30, "preferences": 40, "safety": 0, "prompts": 35}
+    assert metrics["rows"] == {"demonstrations": 30, "preferences": 40, "safety": 0, "prompts": 35, "solutions": 0}
     assert content_hash(data / "raw/demonstrations") == before
 
 

@@ -15,7 +15,7 @@ import pytest
 from tasks import validate
 from tasks.adapters import expectations, stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.records import DATASETS, Demonstration, Preference, Prompt, Safety, to_table, write_table
+from tasks.records import DATASETS, Demonstration, Preference, Prompt, Safety, Solution, to_table, write_table
 
 SUITES = Path(__file__).parents[2] / "data/expectations"
 ASK: Any = [{"role": "user", "content": "Hi"}]
@@ -37,6 +37,7 @@ ROWS: dict[str, list[Any]] = {
     ],
     "safety": [Safety(id="1", expected="decline", category="c", **SHARED)],
     "prompts": [Prompt(id="1", domain="d", verifier='{"kind": "exact"}', **SHARED)],
+    "solutions": [Solution(id="1", steps=["1 + 2 = 3.", "Yes."], labels=[True, None], domain="d", **SHARED)],
 }
 
 
@@ -81,6 +82,10 @@ def test_good_data_passes_and_data_docs_are_written(tmp_path: Path) -> None:
         (broken("prompts", prompt=[{"role": "assistant", "content": "x"}]), r"in_set\(roles_ok\)"),
         (broken("prompts", verifier="{}"), r"in_set\(verifier_ok\)"),
         (broken("prompts", verifier="not json"), r"in_set\(verifier_ok\)"),
+        (broken("solutions", labels=[True]), r"in_set\(label_per_step\)"),
+        (broken("solutions", labels=[None, None]), r"in_set\(says_something\)"),
+        (broken("solutions", steps=["a", " "]), r"between\(shortest_step_chars\)"),
+        (broken("solutions", steps=["a", "b\nc"]), r"in_set\(steps_are_lines\)"),
         ({"demonstrations": []}, r"demonstrations: expect_table_row_count_to_be_between\(\) fails: observed 0"),
     ],
 )

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from pydantic import ValidationError
 
-from tasks.world_steps import workings
+from tasks import world
+from tasks.world_steps import StepsParams, generate, graded, workings
 
 LINE = re.compile(r"(\d+) \+ (\d) = (\d+)\.")
 
@@ -39,3 +41,50 @@ def test_the_seed_decides_and_more_rows_change_none():
     assert workings(3, 20) != workings(4, 20)
     with pytest.raises(ValueError, match="num_terms = 1: a sum has at least 2 terms"):
         workings(0, 1, num_terms=1)
+
+
+def test_whoever_writes_a_reply_it_is_graded_alike():
+    for row in workings(5, 300):
+        assert graded(row.prompt, row.reply) == row
+
+
+@pytest.mark.parametrize(
+    ("reply", "labels", "correct"),
+    [
+        ("3 + 4 = 7.\n7 + 5 = 12.", [True, True], True),
+        ("3 + 4 = 8.\n8 + 5 = 12.", [False, False], True),  # a lucky guess
+        ("3 + 4 = 8.\n8 + 5 = 13.", [False, True], False),
+        ("3 + 9 = 12.", [False], True),  # not the term that is next
+        ("3 + 4 = 7.\n7 + 5 = 12.\n12 + 0 = 12.", [True, True, False], True),  # a step too many
+        ("3 + 4 = 7.\n\n8 + 5 = 13.", [True, False], False),  # not the result as it was said
+        ("It is 12.", [False], True),
+        ("3 + 4 = 7.", [True], False),
+        ("", [], False),
+    ],
+)
+def test_grading_by_hand(reply, labels, correct):
+    found = graded("What is 3 + 4 + 5? Show each step.", reply)
+    assert (list(found.labels), found.correct) == (labels, correct)
+
+
+def test_the_rows_of_a_run():
+    params = StepsParams(num_demonstrations=50, num_prompts=60, num_solutions=70, num_terms=3, error_rate=0.4)
+    made = generate(params, 0)
+    assert {name: len(rows) for name, rows in made.items()} == {"demonstrations": 50, "prompts": 60, "solutions": 70}
+    assert generate(params, 0) == made != generate(params, 1)
+    for rows in made.values():
+        assert len({row.id for row in rows}) == len(rows)
+        assert {(row.source, row.domain) for row in rows} == {(world.SOURCE, "steps")}
+    assert len({row.cluster for row in made["prompts"]}) == 60
+    for row in made["solutions"]:
+        found = graded(row.cluster, row.reply)
+        assert (list(found.labels), found.correct) == (row.labels, row.correct)
+    for row in made["demonstrations"]:
+        verifier = next((p.verifier for p in made["prompts"] if p.cluster == row.cluster), None)
+        if verifier:  # the rule for a sum is that of the world
+            right = graded(row.cluster, row.reply).correct
+            assert world.utility("steps", verifier, row.reply) == (3.5 if right else 1.0)
+    small = generate(params.model_copy(update={"max_term": 2, "num_prompts": 8}), 0)
+    assert {row.cluster for row in small["prompts"]} >= {row.cluster for row in small["solutions"]}
+    with pytest.raises(ValidationError, match=r"num_prompts = 82: there are 81 sums"):
+        StepsParams(num_demonstrations=1, num_prompts=82, num_solutions=1, num_terms=2)

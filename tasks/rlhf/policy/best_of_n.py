@@ -15,6 +15,7 @@ from tasks.rlhf.batch import Lesson, PolicyLoss, Rollout
 NEEDS_CRITIC = False
 NEEDS_KL = False
 MIN_REPLIES = 2
+STEP_SCORES = "reply"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,13 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from tasks.rlhf.advantages import kl_k2, kl_k3, less_group, spread
+from tasks.rlhf.advantages import kl_k2, kl_k3, less_group, spread, step_advantages, sum_by_prompt
 from tasks.rlhf.batch import Lesson, PolicyLoss, Rollout
 
 NEEDS_CRITIC = False
 NEEDS_KL = False
 MIN_REPLIES = 2
+STEP_SCORES = "each"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,20 @@ class Config:
 
 
 def advantages(rollout: Rollout, kl_coef: float, config: Config) -> Lesson:
-    """The score less the mean of its group, over the group's standard deviation; the same on each token."""
+    """The score less the mean of its group, over the group's standard deviation; the same on each token.
+
+    Scores of steps are normalised apart and added by their weight (process supervision, section 4.1.3): so a group
+    whose replies score the same may still teach.
+    """
     scores_B, scored_B, prompt_B = rollout.scores_B, rollout.scored_B, rollout.prompt_B
     advantages_B = less_group(scores_B, scored_B, prompt_B, config.scale)
+    advantages_BT = advantages_B[:, None] * rollout.learn_mask_BT
     kept_B = spread(scores_B, scored_B, prompt_B) if config.dynamic_sampling else scored_B
-    return Lesson(advantages_B[:, None] * rollout.learn_mask_BT, kept_B)
+    if rollout.step_scores_BT is not None:
+        steps_BT = rollout.step_weight * step_advantages(rollout, config.scale)
+        advantages_BT = advantages_BT + steps_BT
+        kept_B = kept_B | scored_B & (sum_by_prompt(steps_BT.abs().sum(1), prompt_B) > 0)
+    return Lesson(advantages_BT, kept_B)
 
 
 def loss(

@@ -16,6 +16,7 @@ from tasks.rlhf.batch import Lesson, PolicyLoss, Rollout
 NEEDS_CRITIC = True
 NEEDS_KL = False
 MIN_REPLIES = 1
+STEP_SCORES = "each"
 
 
 @dataclass(frozen=True, kw_only=True)

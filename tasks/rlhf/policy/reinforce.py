@@ -14,6 +14,7 @@ from tasks.rlhf.batch import Lesson, PolicyLoss, Rollout, masked_mean
 NEEDS_CRITIC = False
 NEEDS_KL = False
 MIN_REPLIES = 1
+STEP_SCORES = "each"
 
 
 @dataclass(frozen=True, kw_only=True)

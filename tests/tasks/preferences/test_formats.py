@@ -50,6 +50,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "canonical_demonstrations": {"prompt": [USER], "reply": "Hello."},
     "canonical_prompts": {"prompt": "Hi", "verifier": {"kind": "exact", "answer": "x"}},
     "canonical_safety": {"prompt": "Hi", "expected": "decline"},
+    "canonical_solutions": {"prompt": "Hi", "steps": ["One.", "Two."], "labels": [True, False], "correct": None},
 }
 
 
@@ -224,6 +225,16 @@ ASSISTANT = {"role": "assistant", "content": "x"}
         ("canonical_preferences", {"id": "a/b"}, "bad_id"),
         ("canonical_preferences", {"id": ["x"]}, "type"),
         ("canonical_safety", {"expected": "maybe"}, "bad_label"),
+        ("canonical_solutions", {"prompt": None}, "missing_field"),
+        ("canonical_solutions", {"steps": "One."}, "type"),
+        ("canonical_solutions", {"steps": []}, "empty_text"),
+        ("canonical_solutions", {"steps": ["One.", " \n"]}, "empty_text"),
+        ("canonical_solutions", {"labels": [True]}, "label_count"),
+        ("canonical_solutions", {"labels": "good"}, "type"),
+        ("canonical_solutions", {"labels": [True, "bad"]}, "bad_label"),
+        ("canonical_solutions", {"labels": [True, 0]}, "bad_label"),
+        ("canonical_solutions", {"correct": "yes"}, "bad_label"),
+        ("canonical_solutions", {"labels": None}, "unlabelled"),
     ],
 )
 def test_a_bad_row_gets_its_reason(name: str, change: dict[str, Any], reason: str) -> None:
@@ -231,6 +242,21 @@ def test_a_bad_row_gets_its_reason(name: str, change: dict[str, Any], reason: st
     with pytest.raises(RefusedError) as caught:
         convert(name, row)
     assert caught.value.reason == reason
+
+
+def test_steps_are_lines_and_have_a_second_name() -> None:
+    (record,) = convert(
+        "canonical_solutions", {"prompt": "Hi", "steps": ["One\nand a half.", "Two."], "correct": False}
+    )
+    assert record.steps == ["One and a half.", "Two."]
+    assert (record.labels, record.correct, record.reply) == ([None, None], False, "One and a half.\nTwo.")
+    stepwise = {"prompt": "Hi", "completions": ["One.", "Two."], "labels": [True, False]}  # as TRL has it
+    form = detect([stepwise], "x")
+    assert form.name == "canonical_solutions"
+    (same,) = form.convert(stepwise, "test")
+    (named,) = convert("canonical_solutions", EXAMPLES["canonical_solutions"])
+    assert same == named
+    assert not stepwise.keys() - form.fields
 
 
 def test_a_tie_may_be_between_equal_replies() -> None:

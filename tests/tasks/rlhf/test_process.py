@@ -1,4 +1,4 @@
-"""The process reward model: where steps end, what is measured of them, and their rewards in GAE and GRPO."""
+"""The process reward model: where steps end, and what is measured of them."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,6 @@ import torch
 
 from tasks.preferences import tokens
 from tasks.rlhf import process
-from tasks.rlhf.advantages import gae
 from tasks.rlhf.batch import Example
 from tasks.rlhf.options import DatasetOptions
 from tasks.rlhf.process import Solution
@@ -140,37 +139,3 @@ def test_ranking_by_hand():
     assert [process.reply_score(steps, how) for how in ("min", "product", "last")] == pytest.approx([0.5, 0.36, 0.8])
     with pytest.raises(ValueError, match=r"process: 'mean' is no way to rank replies; known: min, product, last"):
         process.reply_score(steps, "mean")
-
-
-def test_step_scores_land_on_the_last_tokens_of_their_steps_and_enter_gae():
-    """With gamma = lam = 1 and no critic, a token's advantage is what its own and the later steps bring."""
-    ends, scores = [[1, 3], [0], [0, 2, 4]], [[0.5, -1.0], [2.0], [1.0, 2.0, 4.0]]
-    rewards = process.place_on_steps(scores, ends, 5)
-    by_hand = [[0, 0.5, 0, -1.0, 0], [2.0, 0, 0, 0, 0], [1.0, 0, 2.0, 0, 4.0]]
-    assert rewards.tolist() == by_hand
-    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
-    advantages, _ = gae(rewards, torch.zeros(3, 5), mask, gamma=1.0, lam=1.0)
-    for row in range(3):
-        for t in range(5):
-            later = sum(s for s, end in zip(scores[row], ends[row], strict=True) if end >= t)
-            assert advantages[row, t].item() == pytest.approx(later if mask[row, t] else 0)
-
-
-def test_group_advantages_against_the_definition():
-    rng = np.random.default_rng(0)
-    ends = [[1, 3], [0], [2, 4], [1, 2, 4]]
-    scores = [rng.normal(size=len(places)).tolist() for places in ends]
-    lengths = [4, 1, 5, 5]
-    mask = torch.tensor([[t < n for t in range(5)] for n in lengths])
-    steps = torch.tensor([[t in places for t in range(5)] for places in ends])
-    found = process.group_advantages(process.place_on_steps(scores, ends, 5).double(), steps, mask, group_size=2)
-    for row in range(4):
-        group = [s for member in (row // 2 * 2, row // 2 * 2 + 1) for s in scores[member]]
-        mean, spread = np.mean(group), np.std(group)
-        for t in range(5):
-            expected = sum(
-                (s - mean) / (spread + 1e-4) for s, end in zip(scores[row], ends[row], strict=True) if end >= t
-            )
-            assert found[row, t].item() == pytest.approx(expected if t < lengths[row] else 0, abs=1e-6)
-    flat = process.group_advantages(torch.ones(2, 5), torch.ones(2, 5, dtype=torch.bool), mask[2:], 2)
-    assert flat.tolist() == [[0.0] * 5] * 2

@@ -154,7 +154,10 @@ def test_tables_are_read_and_part_of_the_objective(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learned": 0.0, "verifier": 0.0}, "verifier\n.*learned is 0, too: nothing scores a reply"),
+        (
+            {"learned": 0.0, "verifier": 0.0},
+            "verifier\n.*learned, outcome and process are 0, too: nothing scores a reply",
+        ),
         ({"aggregate": "mean_minus_std", "std_weight": None}, "std_weight\n.*belongs to `aggregate: mean_minus_std`"),
         ({"std_weight": 1.0}, "std_weight\n.*belongs to `aggregate: mean_minus_std`"),
         ({"learned": 0, "verifier": 1, "veto": True}, "veto\n.*concerns the reward models"),

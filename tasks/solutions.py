@@ -1,0 +1,106 @@
+"""solutions: reward models for replies in steps, trained on labels; one per call, `python -m tasks.solutions process`.
+
+reads   data/models/sft  data/tokenizer  data/prepared/solutions
+writes  data/models/reward/<outcome | process>
+
+outcome: is the final answer right, process: is each step right. Both are measured on prompts held out for tests.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator
+
+from tasks.adapters import stage
+from tasks.adapters.telemetry import FileTracker
+from tasks.rlhf.options import DatasetOptions, ModelOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.rlhf.process import Solution
+    from tasks.rlhf.reward_model import RewardModel
+
+KINDS = ("outcome", "process")
+
+
+def _once(kinds: list[str]) -> list[str]:
+    if len(set(kinds)) < len(kinds):
+        raise ValueError("names a model twice")
+    return kinds
+
+
+class Params(stage.Params, DatasetOptions):
+    seed: int
+    model: ModelOptions
+    train: Annotated[list[Literal["outcome", "process"]], AfterValidator(_once)]  # each a stage of its own
+
+
+def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[str, Any]:
+    from tasks.rlhf import models, outcome, process, reward_model, solution_models
+
+    tokenizer = models.load_tokenizer(data / "tokenizer")
+    rows, held_out = (
+        process.read_solutions(data / f"prepared/solutions/{fold}.parquet", tokenizer) for fold in ("train", "test")
+    )
+    if not rows:
+        raise ValueError(
+            f"solutions: {data}/prepared/solutions/train.parquet is empty: there is nothing to train {kind} on; name a "
+            "source of solutions in ingest.sources (kind: world_steps, or a file), or set solutions.train to []"
+        )
+    seed = params.seed * 1000 + 500 + KINDS.index(kind)  # far from those of reward and judge
+    models.seed_everything(seed)
+    model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, lora=params.model.lora)
+    model.network = models.to_train(model.network, params.model, "SEQ_CLS").train()
+    with tracker.phase("train"):
+        if kind == "outcome":
+            outcome.train(model, model.network, process.verdicts(rows), params, seed, tracker)
+        else:
+            process.train(model, model.network, rows, params, seed, tracker)
+    model.network.eval()
+    solution_models.save(kind, model, [row.domain for row in rows], tokenizer, data / f"models/reward/{kind}")
+    last = tracker.curve[max(tracker.curve)]
+    with tracker.phase("measure"):
+        measured = quality(kind, model, held_out, seed)
+    return {"num_solutions": len(rows), "final_loss": last["loss"], "held_out": measured}
+
+
+def quality(kind: str, model: "RewardModel", rows: "Sequence[Solution]", seed: int) -> dict[str, Any]:
+    """What tasks/rlhf/{outcome,process}.py measure, with intervals over prompts."""
+    from tasks.evaluation import statistics
+    from tasks.rlhf import outcome, process
+
+    clusters = [row.cluster for row in rows]
+    auc = {}
+    if kind == "outcome":
+        verdicts = process.verdicts(rows)
+        clusters = [row.cluster for row in rows if row.correct is not None]
+        if not verdicts:
+            return {}
+        found = {"accuracy": list(enumerate(outcome.told_right(model, verdicts)))}
+        auc = {"auc": outcome.measure(model, verdicts)["auc"]}
+    else:
+        found = process.judgements(process.step_probabilities(model, rows), rows)
+    return auc | {
+        name: statistics.share(
+            [value for _, value in values], [clusters[row] for row, _ in values], seed=seed, num_resamples=1000
+        )
+        for name, values in found.items()
+    }
+
+
+def member_stage(kind: str) -> stage.Stage:
+    return stage.Stage(
+        f"solutions@{kind}",
+        Params,
+        partial(run, kind=kind),
+        reads=("models/sft", "tokenizer", "prepared/solutions"),
+        writes=(f"models/reward/{kind}",),
+        trains=True,
+    )
+
+
+if __name__ == "__main__":
+    stage.main(member_stage(sys.argv[1]))
