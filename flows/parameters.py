@@ -59,13 +59,15 @@ def check(root: Path) -> None:
     if not problems:
         from tasks import align as align_stage
         from tasks.rlhf import algorithms
-        from tasks.rlhf.rewards_options import check_against
+        from tasks.rlhf.rewards_options import check_against, check_conditioning
 
         document = stage.read_yaml(path)
         align, own = document["align"], align_stage.Params.model_fields
         try:
             rewards = stage.read_params(align_stage.Params, "align", path).rewards
-            check_against(rewards, document["reward"]["members"], document["reward"].get("objectives") or {})
+            objectives = document["reward"].get("objectives") or {}
+            check_against(rewards, document["reward"]["members"], objectives)
+            check_conditioning(rewards, align["algorithm"], algorithms.find(align["algorithm"])[0], objectives)
         except ValueError as error:
             problems.append(str(error))
         sections = {name: section for name, section in align.items() if isinstance(section, dict) and name not in own}

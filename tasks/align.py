@@ -24,6 +24,8 @@ from tasks.rlhf.tool_options import ToolsOptions
 if TYPE_CHECKING:
     from tasks.rlhf.algorithms import Algorithm
     from tasks.rlhf.batch import Example
+    from tasks.rlhf.conditioning import Conditioner
+    from tasks.rlhf.reward_model import RewardModel
 
 
 class Params(stage.Params):
@@ -39,7 +41,7 @@ class Params(stage.Params):
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    from tasks.rlhf import algorithms, models
+    from tasks.rlhf import algorithms, conditioning, models
 
     algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
     folders = _checked_objective(data, algorithm, params)
@@ -53,6 +55,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     else:
         metrics = _on_rollouts(params, algorithm, policy, reference, tokenizer, folders, data, tracker)
     models.save(policy, tokenizer, data / "models/policy")
+    conditioning.note(data / "models/policy", metrics.get("conditioned_on", []))
     return {"algorithm": algorithm.name, "reference_sha256": content_hash(data / "models/sft"), **metrics}
 
 
@@ -188,6 +191,7 @@ def _on_rollouts(
     run_code = sandbox.runner(**params.rewards.sandbox.model_dump(), allow_unsandboxed=params.rewards.allow_unsandboxed)
     decode = partial(tokenizer.batch_decode, skip_special_tokens=True)
     score = rewards.build(params.rewards, folders, params.model.dtype, decode, data / "inputs", run_code)
+    condition = _conditioner(params, score.models, policy, tokenizer, data)
     learner = Learner(
         policy=policy,
         algorithm=algorithm.module,
@@ -201,6 +205,7 @@ def _on_rollouts(
         sample=tool_use.sampler_for(
             params.tools, tokenizer, run_code, data / "inputs", data / "runs/align/traces.jsonl"
         ),
+        condition=condition,
     )
     prompts, held_out = (
         score.scorable(dataset.read_prompts(file), str(file))
@@ -212,12 +217,32 @@ def _on_rollouts(
     kept += ["score_reward_model", "score_verifier"]
     return {
         **({"verifiable": dict(score.kinds)} if score.kinds else {}),
+        **({"conditioned_on": sorted(condition.objectives)} if condition else {}),
         "num_prompts": len(prompts),
         "num_rollouts": len(tracker.curve),
         "stopped": stopped,
         "first": {k: first[k] for k in kept if k in first},
         "last": {k: last[k] for k in kept if k in last},
     }
+
+
+def _conditioner(
+    params: Params, models: "Sequence[RewardModel]", policy: Any, tokenizer: Any, data: Path
+) -> "Conditioner | None":
+    """What draws the shares that the prompts of rollouts say, where params ask for it."""
+    from tasks.preferences import tokens
+    from tasks.rlhf import conditioning, dataset
+
+    if (options := params.rewards.conditioning) is None:
+        return None
+    return conditioning.Conditioner(
+        options.vectors,
+        options.dirichlet,
+        models[0].objectives,
+        tokens.Encoder(tokenizer).prompt,
+        dataset.read_messages(*(data / f"prepared/prompts/{fold}.parquet" for fold in ("train", "dev"))),
+        policy.config.max_position_embeddings - params.max_new_tokens,
+    )
 
 
 def _critic(params: Params, data: Path) -> Any:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
-from tasks.rlhf.rewards_options import RewardsOptions, check_against, decides
+from tasks.rlhf.rewards_options import RewardsOptions, check_against, check_conditioning, decides
 from tasks.rlhf.tool_options import ToolsOptions
 
 
@@ -34,6 +34,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     options: RewardsOptions = _section(params.align, "rewards", RewardsOptions)
     tools: ToolsOptions = _section(params.align, "tools", ToolsOptions)
     check_against(options, params.reward["members"], params.reward.get("objectives") or {})
+    check_conditioning(options, params.align["algorithm"], family, params.reward.get("objectives") or {})
     learns_from_rewards = family == "policy"
     members = params.reward["members"] if learns_from_rewards and options.learned > 0 else []
     objective = {
