@@ -22,7 +22,7 @@ import numpy as np
 from tasks import align
 from tasks.adapters import sandbox, stage
 from tasks.evaluation import held_out
-from tasks.preferences import canonical
+from tasks.preferences import canonical, tokens
 from tasks.records import MINED, Preference, content_hash, read_table, row_id
 
 Row = dict[str, Any]
@@ -158,12 +158,16 @@ def _prompts(data: Path, number: int) -> list[Row]:
 def _sample(
     params: align.Params, data: Path, tokenizer: Any, prompts: Sequence[Row], number: int
 ) -> list[list[list[int]]]:
-    from tasks.rlhf import models, rollout
+    from tasks.rlhf import conditioning, models, rollout
 
     policy = models.load_policy(data / "models/policy", params.model.dtype)
+    asked = [prompt["prompt_ids"] for prompt in prompts]
+    if shares := conditioning.at_evaluation(data / "models/policy", {}):  # it knows prompts with shares alone
+        encode = tokens.Encoder(tokenizer).prompt
+        asked = [encode(conditioning.conditioned(prompt["prompt"], shares)) for prompt in prompts]
     drawn = rollout.sample(
         policy,
-        [prompt["prompt_ids"] for prompt in prompts for _ in range(number)],
+        [ids for ids in asked for _ in range(number)],
         max_new_tokens=params.max_new_tokens,
         temperature=1.0,
         seed=params.seed,

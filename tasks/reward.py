@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDS = {"reward": "train", "judge": "judge"}  # section: the fold it learns from
 READS = ("models/sft", "tokenizer", "prepared/demonstrations", "prepared/canary.json", "raw/demonstrations")
-MEASURED = 400  # counterexamples of a kind, and swaps, that a model is asked about
+MEASURED = 200  # counterexamples of a kind, and swaps, that a model is asked about
 
 
 class FitParams(stage.Params, RewardOptions):

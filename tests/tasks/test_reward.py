@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ def test_good_options_pass(tmp_path):
     read(tmp_path, ties="davidson", tie_parameter=0.5, margin={"source": "confidence", "size": 0.5}, bound=5.0)
     assert read(tmp_path).length_bias == "off"  # bare in the file, where YAML 1.1 reads it as false
     read(tmp_path, ties="rao_kupper", tie_parameter=1.01, label_smoothing=0.1, pooling="mean", l2=0.01)
+
+
+def test_the_factor_weighs_mined_pairs_alone(tmp_path):
+    from tasks import reward
+    from tests.tasks.rlhf.test_train_reward import comparison
+
+    rows = [comparison(None, None, 1.0, weight=0.6), replace(comparison(None, None, 1.0, weight=0.6), kind="mined")]
+    for factor, weights in ((0.5, [0.3]), (0.0, [])):
+        params = read(tmp_path, counterexamples={"mined": factor})
+        assert [row.weight for row in reward._mined(params, rows)] == weights
 
 
 @pytest.fixture
