@@ -26,7 +26,9 @@ from tasks.rlhf.tool_options import ToolsOptions
 if TYPE_CHECKING:
     from tasks.rlhf.algorithms import Algorithm
     from tasks.rlhf.batch import Example
+    from tasks.rlhf.conditioning import Conditioner
     from tasks.rlhf.reference import Reference
+    from tasks.rlhf.reward_model import RewardModel
 
 
 class Params(stage.Params):
@@ -51,7 +53,7 @@ class Params(stage.Params):
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    from tasks.rlhf import algorithms, models, shared_base
+    from tasks.rlhf import algorithms, conditioning, models, shared_base
     from tasks.rlhf.reference import Reference
 
     algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
@@ -68,6 +70,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         shared = base if params.one_base else None
         metrics = _on_rollouts(params, algorithm, policy, reference, shared, tokenizer, folders, data, tracker)
     models.save(policy, tokenizer, data / "models/policy")
+    conditioning.note(data / "models/policy", metrics.get("conditioned_on", []))
     return {"algorithm": algorithm.name, "reference_sha256": content_hash(data / "models/sft"), **metrics}
 
 
@@ -180,6 +183,7 @@ def _on_rollouts(
     decode = partial(tokenizer.batch_decode, skip_special_tokens=True)
     load = None if base is None else partial(shared_base.reward_over, base, data / "models/sft")
     score = rewards.build(params.rewards, folders, params.model.dtype, decode, data / "inputs", run_code, load)
+    condition = _conditioner(params, score.models, policy, tokenizer, data)
     learner = Learner(
         policy=policy,
         algorithm=algorithm.module,
@@ -190,6 +194,7 @@ def _on_rollouts(
         eos_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=params.max_new_tokens,
+        condition=condition,
     )
     prompts, held_out = (
         score.scorable(dataset.read_prompts(file), str(file))
@@ -207,12 +212,32 @@ def _on_rollouts(
     kept += ["engine_gap", "engine_kl"]
     return {
         **({"verifiable": dict(score.kinds)} if score.kinds else {}),
+        **({"conditioned_on": sorted(condition.objectives)} if condition else {}),
         "num_prompts": len(prompts),
         "num_rollouts": len(tracker.curve),
         "stopped": stopped,
         "first": {k: first[k] for k in kept if k in first},
         "last": {k: last[k] for k in kept if k in last},
     }
+
+
+def _conditioner(
+    params: Params, models: "Sequence[RewardModel]", policy: Any, tokenizer: Any, data: Path
+) -> "Conditioner | None":
+    """What draws the shares that the prompts of rollouts say, where params ask for it."""
+    from tasks.preferences import tokens
+    from tasks.rlhf import conditioning, dataset
+
+    if (options := params.rewards.conditioning) is None:
+        return None
+    return conditioning.Conditioner(
+        options.vectors,
+        options.dirichlet,
+        models[0].objectives,
+        tokens.Encoder(tokenizer).prompt,
+        dataset.read_messages(*(data / f"prepared/prompts/{fold}.parquet" for fold in ("train", "dev"))),
+        policy.config.max_position_embeddings - params.max_new_tokens,
+    )
 
 
 def _critic(params: Params, data: Path, base: Any | None) -> Any:

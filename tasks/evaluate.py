@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tasks import records, world
 from tasks.adapters import stage
@@ -31,7 +31,15 @@ class Params(stage.Params):
     num_safety_samples: Count = 8  # replies per prompt that calls for a conduct: there are few such prompts
     temperature: Positive
     max_new_tokens: Count
+    preference: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)  # {}: equal shares
     num_bootstrap: Annotated[int, Field(ge=100)]
+
+    @field_validator("preference")
+    @classmethod
+    def _shared(cls, value: dict[str, float]) -> dict[str, float]:
+        if value and not sum(value.values()):
+            raise ValueError("all shares are 0; give one of them a share")
+        return value
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
@@ -45,8 +53,9 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     items: list[Row] = []
     for name, load in _policies(params, data, tokenizer).items():
         policy, own_tokenizer = load()
+        asked = _asked(params, data, prompts, name)
         with tracker.phase("sample"):
-            replies = _sample(params, policy, own_tokenizer, tokenizer, prompts, name)
+            replies = _sample(params, policy, own_tokenizer, tokenizer, asked, name)
         with tracker.phase("score"):
             comparable = name != "sft" and _same(own_tokenizer, tokenizer)
             items += _score(params, replies, policy if comparable else None, reference, scorers)
@@ -86,6 +95,20 @@ def _policies(params: Params, data: Path, tokenizer: Any) -> dict[str, Callable[
     return found
 
 
+def _asked(params: Params, data: Path, prompts: Sequence[Row], name: str) -> list[Row]:
+    """The prompts with `asked`, their text as a model is asked: with its shares where it is conditioned on some."""
+    from tasks.rlhf import conditioning
+
+    folder = {"policy": "models/policy", "champion": "champion/policy"}.get(name)
+    shares = None if folder is None else conditioning.at_evaluation(data / folder, params.preference)
+    if name == "policy" and params.preference and shares is None:
+        raise ValueError(
+            f"params.yaml: evaluate.preference = {params.preference}: the policy is not conditioned on any; set it to "
+            "{}, or train the policy with align.rewards.conditioning"
+        )
+    return [row | {"asked": conditioning.conditioned(row["prompt"], shares) if shares else None} for row in prompts]
+
+
 def _sample(
     params: Params, policy: Any, own_tokenizer: Any, tokenizer: Any, prompts: Sequence[Row], name: str
 ) -> list[Row]:
@@ -98,9 +121,13 @@ def _sample(
     same = _same(own_tokenizer, tokenizer)
     times = [params.num_safety_samples if prompt["expected"] else params.num_samples for prompt in prompts]
     asked = [(prompt, sample) for prompt, number in zip(prompts, times, strict=True) for sample in range(number)]
+    ids_of = [
+        prompt["prompt_ids"] if same and not prompt["asked"] else _prompt_ids(own_tokenizer, prompt)
+        for prompt, _ in asked
+    ]
     replies = rollout.sample(
         policy,
-        [prompt["prompt_ids"] if same else _prompt_ids(own_tokenizer, prompt) for prompt, _ in asked],
+        ids_of,
         max_new_tokens=params.max_new_tokens,
         temperature=params.temperature,
         seed=_seed(params.seed, name),
@@ -108,14 +135,15 @@ def _sample(
         pad_id=own_tokenizer.pad_token_id,
     )
     rows = []
-    for (prompt, sample), reply in zip(asked, replies, strict=True):
+    for (prompt, sample), asked_ids, reply in zip(asked, ids_of, replies, strict=True):
         said = own_tokenizer.decode(reply.ids, skip_special_tokens=True)
         ids = reply.ids
         if not same:
             end = [tokenizer.eos_token_id] if reply.finished else []
             ids = [*tokenizer.encode(said, add_special_tokens=False), *end]
         rows.append(
-            {**prompt, "model": name, "sample": sample, "reply": said, "reply_ids": ids} | {"finished": reply.finished}
+            {**prompt, "model": name, "sample": sample, "reply": said, "reply_ids": ids}
+            | {"finished": reply.finished, "asked_ids": asked_ids}
         )
     return rows
 
@@ -131,16 +159,22 @@ def _score(params: Params, rows: list[Row], policy: Any | None, reference: Any, 
     kl: list[float | None] = [None] * len(rows)
     kl_k3 = kl
     if policy is not None:
-        own, base = (reply_logprobs(m, prompt_ids, reply_ids, params.temperature) for m in (policy, reference))
+        # Of a conditioned policy, what it says with its shares against what the reference says to the bare prompt.
+        asked_ids = [row["asked_ids"] for row in rows]
+        own = reply_logprobs(policy, asked_ids, reply_ids, params.temperature)
+        base = reply_logprobs(reference, prompt_ids, reply_ids, params.temperature)
         kl = [float(divergence.k1(p, r).sum()) for p, r in zip(own, base, strict=True)]
         kl_k3 = [float(divergence.k3(p, r).sum()) for p, r in zip(own, base, strict=True)]
     return [
-        {key: value for key, value in row.items() if key not in ("prompt_ids", "reply_ids", "verifier")}
+        {key: value for key, value in row.items() if key not in _NOT_KEPT}
         | held_out.monitors(row, row["reply"])
         | {name: values[i] for name, values in scores.items()}
         | {"num_tokens": len(row["reply_ids"]), "kl": kl[i], "kl_k3": kl_k3[i]}
         for i, row in enumerate(rows)
     ]
+
+
+_NOT_KEPT = ("prompt_ids", "asked", "asked_ids", "reply_ids", "verifier")
 
 
 def _score_pairs(pairs: list[Row], scorers: Scorers) -> list[Row]:
@@ -173,7 +207,9 @@ def _same(tokenizer: Any, other: Any) -> bool:
 
 
 def _prompt_ids(tokenizer: Any, prompt: Row) -> list[int]:
-    rendered = tokenizer.apply_chat_template(prompt["prompt"], tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        prompt["asked"] or prompt["prompt"], tokenize=False, add_generation_prompt=True
+    )
     ids: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
     return ids
 

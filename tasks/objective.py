@@ -17,7 +17,7 @@ from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
 from tasks.rlhf.generation_options import GenerationOptions
-from tasks.rlhf.rewards_options import RewardsOptions, check_against, decides
+from tasks.rlhf.rewards_options import RewardsOptions, check_against, check_conditioning, decides
 from tasks.rlhf.tool_options import ToolsOptions
 
 
@@ -36,8 +36,10 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     options: RewardsOptions = _section(params.align, "rewards", RewardsOptions)
     tools: ToolsOptions = _section(params.align, "tools", ToolsOptions)
     generation: GenerationOptions = _section(params.align, "generation", GenerationOptions)
-    check_against(options, params.reward["members"], params.reward.get("objectives") or {}, params.solutions["train"])
+    objectives = params.reward.get("objectives") or {}
+    check_against(options, params.reward["members"], objectives, params.solutions["train"])
     algorithms.check_step_scores(params.align["algorithm"], options, tools.names)
+    check_conditioning(options, params.align["algorithm"], family, objectives)
     learns_from_rewards = family == "policy"
     members = [*(params.reward["members"] if options.learned > 0 else []), *options.solution_models]
     members = members if learns_from_rewards else []

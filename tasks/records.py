@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 CHOICES = ("a", "b", "tie", "both_bad", "unsure")
 ROLES = ("system", "user", "assistant")
 CANARY = "_canary"  # the source of planted comparisons; no source of people can have this name
+MINED = "mined@"  # and the start of the policy's hash: the source of comparisons of tasks/mine.py
 Choice = Literal["a", "b", "tie", "both_bad", "unsure"]
 
 

@@ -2,6 +2,7 @@
 
 reads   data/models/sft  data/tokenizer  data/prepared/{pairs/{train,dev},demonstrations}  data/collected/{train,dev}
         data/raw/demonstrations, data/prepared/canary.json (the canary's texts, and which they are)
+        data/swaps.jsonl
 writes  data/models/reward/<member>
 
 Where there are several members, each leaves out its own share of the prompts and is measured on it.
@@ -9,7 +10,9 @@ Where there are several members, each leaves out its own share of the prompts an
 
 import math
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +21,7 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.rlhf.counterexample_options import CounterexampleOptions, SwapOptions
 from tasks.rlhf.options import ModelOptions, RewardOptions
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 FOLDS = {"reward": "train", "judge": "judge"}  # section: the fold it learns from
 READS = ("models/sft", "tokenizer", "prepared/demonstrations", "prepared/canary.json", "raw/demonstrations")
+MEASURED = 200  # counterexamples of a kind, and swaps, that a model is asked about
 
 
 class FitParams(stage.Params, RewardOptions):
@@ -38,6 +43,8 @@ class FitParams(stage.Params, RewardOptions):
 
 class Params(FitParams):
     members: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    counterexamples: CounterexampleOptions = CounterexampleOptions()
+    swaps: SwapOptions = SwapOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker, *, member: int) -> dict[str, Any]:
@@ -49,23 +56,69 @@ def run(params: Params, data: Path, tracker: FileTracker, *, member: int) -> dic
 
     rows = comparisons.read_comparisons(params, *(data / table for table in tables("train")))
     kept = [row for row in rows if not left_out(row)]
-    model, metrics = fit("reward", params, params.seed * 1000 + member, kept, data, tracker)
+    taught = [row for row in [*_mined(params, rows), *_made(params, data, "train")] if not left_out(row)]
+    model, metrics = fit("reward", params, params.seed * 1000 + member, kept, data, tracker, taught)
     save(model, data, data / f"models/reward/{member}")
+    with tracker.phase("measure"):
+        held_out = comparisons.read_comparisons(params, *(data / table for table in tables("dev")))
+        asked = [*(row for row in held_out if row.kind), *_made(params, data, "dev", MEASURED)]
+        metrics |= _told(model, taught, asked, params.seed)
     return metrics | {"left_out": quality(model, [row for row in rows if left_out(row)], params.seed)}
 
 
+def _mined(params: Params, rows: "Sequence[Comparison]") -> "list[Comparison]":
+    factor = params.counterexamples.mined
+    return [replace(row, weight=row.weight * factor) for row in rows if row.kind and factor]
+
+
+def _made(params: Params, data: Path, fold: str, most: int | None = None) -> "list[Comparison]":
+    """Counterexamples and swaps made of a fold's comparisons: as many as the parameters say, or `most` of each."""
+    from tasks.preferences import counterexamples as texts
+    from tasks.preferences import tokens
+    from tasks.rlhf import counterexamples, models
+
+    shares = {
+        "counterexamples.mismatched": params.counterexamples.mismatched,
+        "counterexamples.corrupted": params.counterexamples.corrupted,
+        "swaps.weight": params.swaps.share if params.swaps.weight else 0.0,
+    }
+    if most is None and not any(shares.values()):
+        return []
+    rows = texts.read(data / tables(fold)[0])
+    numbers = {key: math.ceil(share * len(rows)) if most is None else most for key, share in shares.items()}
+    make: tuple[Callable[..., list[texts.Made]], ...]
+    make = (texts.mismatched, texts.corrupted, partial(texts.swapped, lists=texts.read_swaps(data / "swaps.jsonl")))
+    encoder = tokens.Encoder(models.load_tokenizer(data / "tokenizer"))
+    made = []
+    for (key, number), how in zip(numbers.items(), make, strict=True):
+        equal = params.swaps.weight if key == "swaps.weight" else None
+        found = counterexamples.tokenised(how(rows, number=number), encoder, params, params.model.max_length, equal)
+        if number and most is None and not found:
+            what = "no word of data/swaps.jsonl" if equal else "nothing to make them of"
+            raise ValueError(f"params.yaml: reward.{key}: {len(rows)} comparisons have {what}; set it to 0")
+        made += found
+    return made
+
+
 def fit(
-    name: str, params: FitParams, seed: int, rows: "Sequence[Comparison]", data: Path, tracker: FileTracker
+    name: str,
+    params: FitParams,
+    seed: int,
+    rows: "Sequence[Comparison]",
+    data: Path,
+    tracker: FileTracker,
+    taught: "Sequence[Comparison]" = (),
 ) -> "tuple[RewardModel, dict[str, Any]]":
     """A reward model trained on the rows, normalised on replies of the SFT policy; and what there is to say of it.
 
-    `name` is its section of the parameters. Raises ValueError where the canary fails.
+    `name` is its section of the parameters; `taught` are the counterexamples it learns besides, for those among the
+    rows are left out. Raises ValueError where the canary fails.
     """
     from tasks.preferences import canary as obvious
     from tasks.rlhf import canary, comparisons, dataset, length_bias, models, reward_model, train_reward
 
     fold, planted = FOLDS[name], [row for row in rows if row.planted]
-    rows = [row for row in rows if not row.planted]
+    rows = [row for row in rows if row.counted]
     comparisons.check(rows, params, data / f"prepared/pairs/{fold}.parquet")
     models.seed_everything(seed)
     model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, params, params.model.lora)
@@ -73,7 +126,7 @@ def fit(
     learned = length_bias.balanced(rows) if params.length_bias == "balanced" else rows
     model.network.train()
     with tracker.phase("train"):
-        train_reward.train(model, model.network, [*learned, *planted], params, seed, tracker)
+        train_reward.train(model, model.network, [*learned, *planted, *taught], params, seed, tracker)
     model.network.eval()
     if params.length_bias == "residual":
         length_bias.take_off(model, rows)
@@ -120,6 +173,7 @@ def quality(model: "RewardModel", rows: "Sequence[Comparison]", seed: int) -> di
     from tasks.evaluation import statistics
     from tasks.rlhf import reward_quality
 
+    rows = [row for row in rows if row.counted]
     if not rows:
         return {}
     rows = rows[:: math.ceil(len(rows) / 2000)]
@@ -138,12 +192,53 @@ def quality(model: "RewardModel", rows: "Sequence[Comparison]", seed: int) -> di
     }
 
 
+def _told(
+    model: "RewardModel", taught: "Sequence[Comparison]", asked: "Sequence[Comparison]", seed: int
+) -> dict[str, Any]:
+    """Of each kind: how many were learned from, how the model does on those of dev prompts, and by way."""
+    import numpy as np
+
+    from tasks.evaluation import statistics
+    from tasks.rlhf import counterexamples
+
+    def figures(kind: str) -> dict[str, Any]:
+        rows = [row for row in asked if row.kind == kind]
+        if not rows:
+            return {}
+        measure = counterexamples.gap_sizes if kind == "swap" else counterexamples.right
+        interval = statistics.mean if kind == "swap" else statistics.share
+        values, ways = measure(model, rows), np.array([row.way for row in rows])
+        clusters = [row.cluster for row in rows]
+        name = "gap" if kind == "swap" else "accuracy"
+        return {
+            name: interval(values, clusters, seed=seed, num_resamples=1000),
+            "n": len(rows),
+            "ways": {
+                str(way): {"n": int((ways == way).sum()), name: float(values[ways == way].mean())}
+                for way in np.unique(ways)
+            },
+        }
+
+    def learned(kind: str) -> dict[str, Any]:
+        return {"num_learned": sum(row.kind == kind for row in taught), "dev": figures(kind)}
+
+    policies = Counter(row.way for row in taught if row.kind == "mined")
+    return {
+        "counterexamples": {
+            "mismatched": learned("mismatched"),
+            "corrupted": learned("corrupted"),
+            "mined": learned("mined") | {"policies": policies},
+        },
+        "swaps": learned("swap"),
+    }
+
+
 def member_stage(member: int) -> stage.Stage:
     return stage.Stage(
         f"reward@{member}",
         Params,
         partial(run, member=member),
-        reads=(*READS, *tables("train"), *tables("dev")),
+        reads=(*READS, "swaps.jsonl", *tables("train"), *tables("dev")),
         writes=(f"models/reward/{member}",),
         trains=True,
     )

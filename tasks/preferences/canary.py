@@ -63,17 +63,19 @@ def repeat(rows: Sequence[Row], number: int) -> list[Row]:
 
 
 def obvious(rows: Sequence[Row]) -> list[Obvious]:
-    """Each row's reply against noise, or against a single symbol over and over, as says a model that is stuck.
-
-    There are about as many symbols as tokens in the reply.
-    """
+    """Each row's reply against noise, or against a single symbol over and over, as says a model that is stuck."""
     made = []
     for position, row in enumerate(rows):
         rng = random.Random(f"canary/{row['id']}/{position}")
-        size = max(6, 3 * len(row["reply"].split()) // 2)
-        symbols = rng.choices(SYMBOLS, k=size) if position // 2 % 2 else [rng.choice(SYMBOLS)] * size
-        made.append(Obvious(row["prompt"], row["reply"], "".join(symbols)))
+        ruined = noise(row["reply"], rng, stuck=position // 2 % 2 == 0)
+        made.append(Obvious(row["prompt"], row["reply"], ruined))
     return made
+
+
+def noise(reply: str, rng: random.Random, stuck: bool) -> str:
+    """Symbols in place of a reply, or one of them over and over (`stuck`); about as many as it has tokens."""
+    size = max(6, 3 * len(reply.split()) // 2)
+    return "".join([rng.choice(SYMBOLS)] * size if stuck else rng.choices(SYMBOLS, k=size))
 
 
 def comparisons(rows: Sequence[Row], others: float) -> list[Preference]:

@@ -75,6 +75,14 @@ class LossOutput:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """That a prompt says how its replies are to be scored."""
+
+    weights: Mapping[str, float]  # of the reward models' heads
+    plain_ids: Sequence[int]  # the prompt without saying so, as reward models know it
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What a reply is sampled for, and what a scorer may know about it."""
 
@@ -82,6 +90,7 @@ class Prompt:
     domain: str = ""
     verifier: str | None = None  # JSON: how an answer is checked, where it can be
     id: str = ""
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.records import CANARY, read_table
+from tasks.records import CANARY, MINED, read_table
 from tasks.rlhf.batch import Example, Pair
 from tasks.rlhf.options import CHOICE, RewardOptions
 
@@ -25,6 +25,14 @@ class Comparison(Pair):
     labels: tuple[float, ...]  # P(a is preferred), one per head
     margins: tuple[float, ...]  # >= 0: what the raw scores of a decided pair are asked to differ by
     cluster: str = ""
+    kind: str = ""  # of a counterexample: mined, or a kind of tasks/preferences/counterexamples.py
+    way: str = ""  # how that was made; of a mined one, the start of its policy's hash
+    equal: float = 0.0  # > 0: the pair should score the same; weight of (r_a - r_b)^2, its loss
+
+    @property
+    def counted(self) -> bool:
+        """Whether a person (or labeller) compared this pair: only those count in figures about the comparisons."""
+        return not self.planted and not self.kind
 
     @property
     def labelled(self) -> bool:
@@ -74,6 +82,7 @@ def left_out_by(cluster: str, members: Sequence[int]) -> int:
 def _comparison(row: dict[str, Any], options: RewardOptions) -> Comparison:
     scores: Scores = json.loads(row["scores"]) if row["scores"] else {}
     planted = row["source"] == CANARY
+    is_mined = row["source"].startswith(MINED)
     return Comparison(
         Example(row["prompt_ids"], row["a_ids"]),
         Example(row["prompt_ids"], row["b_ids"]),
@@ -83,13 +92,19 @@ def _comparison(row: dict[str, Any], options: RewardOptions) -> Comparison:
         labels=tuple(_head_label(name, row["label"], scores, planted, options) for name in heads(options)),
         margins=tuple(_margin(name, row, scores, options) for name in heads(options)),
         cluster=row["cluster"],
+        kind="mined" if is_mined else "",
+        way=row["source"].removeprefix(MINED) if is_mined else "",
     )
 
 
+def sure_label(head: str, label: float, options: RewardOptions) -> float:
+    """Of a pair whose better reply is better in every respect: what makes the whole score say so."""
+    return label if options.objectives.get(head, 1.0) > 0 else 1 - label
+
+
 def _head_label(head: str, label: float, scores: Scores, planted: bool, options: RewardOptions) -> float:
-    """Of a planted pair, whose true reply is better in every respect: what makes the whole score say so."""
     if planted:
-        return label if options.objectives.get(head, 1.0) > 0 else 1 - label
+        return sure_label(head, label, options)
     return label if head == CHOICE else _label(scores.get(head))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.records import CANARY, read_table
+from tasks.records import CANARY, Message, read_table
 from tasks.rlhf.batch import Example, Pair, Prompt
 
 PAIR_COLUMNS = ["id", "source", "prompt_ids", "a_ids", "b_ids", "label", "weight"]
@@ -40,6 +40,12 @@ def read_prompts(path: Path) -> list[Prompt]:
     """Prompts for rollouts: columns `prompt_ids`, `domain`, `verifier`, `id`."""
     rows = read_table(path).select(["prompt_ids", "domain", "verifier", "id"]).to_pylist()
     return [Prompt(row["prompt_ids"], row["domain"], row["verifier"], row["id"]) for row in rows]
+
+
+def read_messages(*paths: Path) -> dict[str, list[Message]]:
+    """The text of the prompts of one or several tables, by their ids."""
+    rows = [row for path in paths for row in read_table(path).select(["id", "prompt"]).to_pylist()]
+    return {row["id"]: row["prompt"] for row in rows}
 
 
 def both(pairs: Sequence[Pair]) -> list[Example]:

@@ -35,6 +35,7 @@ class Learner:
     pad_id: int
     max_new_tokens: int
     sample: Callable[..., list[Reply]] = sample  # or tool_use.sampler(...)
+    condition: Callable[[Sequence[Prompt], int], Sequence[Prompt]] | None = None  # by a seed: conditioning.Conditioner
 
 
 @torch.no_grad()
@@ -46,6 +47,8 @@ def collect(
     Of several processes (ranks.py) each does so for a block of the prompts, with draws of its own, and then all hold
     the whole rollout: advantages, their whitening and every figure are over all replies.
     """
+    if learner.condition is not None:
+        prompts = learner.condition(prompts, seed)
     group = ranks.current()
     own = group.block(prompts)
     gathered = group.gather(_draw(learner, own, options, seed + group.index * _OF_RANK) if own else None)

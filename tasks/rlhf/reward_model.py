@@ -162,6 +162,16 @@ def score_examples(model: RewardModel, examples: Sequence[Example], batch_tokens
     return _batched(model.forward, examples, batch_tokens)
 
 
+def score_weighed(
+    model: RewardModel, examples: Sequence[Example], weights: Sequence[Mapping[str, float]]
+) -> np.ndarray:
+    """Scores by weights of the heads that each example brings, float64 [len(examples)]."""
+    weights_BK = np.array([[each[name] for name in model.objectives] for each in weights])
+    tokens_B = np.array([len(example.reply_ids) for example in examples])
+    scores_B: np.ndarray = (score_heads(model, examples) * weights_BK).sum(1)
+    return scores_B - model.length_slope * tokens_B - model.shift
+
+
 def lead(model: RewardModel, first: Sequence[Example], second: Sequence[Example]) -> np.ndarray:
     """Normalised scores of the first examples less those of the second ones, [len(first)]."""
     gaps: np.ndarray = score_examples(model, first) - score_examples(model, second)

@@ -36,7 +36,7 @@ class Scorer:
         parts: dict[str, ScorePart] = {}
         verdicts_B = self._verdicts(examples, prompts) if self.options.asks_verifiers else None
         if self.models:
-            members = [reward_model.score_examples(model, examples) for model in self.models]
+            members = [_scores(model, examples, prompts) for model in self.models]
             values_B = aggregate(members, self.options)
             if self.options.veto:
                 assert verdicts_B is not None
@@ -101,6 +101,15 @@ class Scorer:
         if text not in self._verifiers:
             self._verifiers[text] = verification.load(text, self.resources)
         return self._verifiers[text]
+
+
+def _scores(model: RewardModel, examples: Sequence[Example], prompts: Sequence[Prompt]) -> np.ndarray:
+    """By the weights that the prompts say, where they do (conditioning.py): then of the prompts without them."""
+    conditions = [prompt.condition for prompt in prompts if prompt.condition is not None]
+    if not conditions:
+        return reward_model.score_examples(model, examples)
+    plain = [Example(said.plain_ids, each.reply_ids) for each, said in zip(examples, conditions, strict=True)]
+    return reward_model.score_weighed(model, plain, [said.weights for said in conditions])
 
 
 def build(

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tasks.records import content_hash
 from tasks.rlhf import verification
@@ -16,6 +16,24 @@ class SandboxOptions(Options):
 
     seconds: Positive = 5.0  # of wall time, the start of Python included
     memory_mb: Annotated[int, Field(ge=64)] = 256  # of a process
+
+
+class ConditioningOptions(Options):
+    """Shares of the objectives that are said in the prompt: drawn anew for every prompt of a rollout."""
+
+    vectors: list[dict[str, Annotated[float, Field(ge=0, le=1)]]] = Field(default_factory=list)  # each as likely
+    dirichlet: Positive | None = None  # or its concentration: 1 is uniform, less is nearer to single objectives
+
+    @model_validator(mode="after")
+    def _one_distribution(self) -> Self:
+        if bool(self.vectors) == (self.dirichlet is not None):
+            raise ValueError("give either vectors or dirichlet")
+        for vector in self.vectors:
+            if abs(sum(vector.values()) - 1) > 1e-6 or any(
+                abs(100 * x - round(100 * x)) > 1e-6 for x in vector.values()
+            ):
+                raise ValueError(f"vectors: {vector}: shares are hundredths that add up to 1")
+        return self
 
 
 class RewardsOptions(Options):
@@ -31,6 +49,7 @@ class RewardsOptions(Options):
     outcome: NotNegative = 0.0  # weight of the outcome reward model: P(the final answer is right); 0: not loaded
     process: NotNegative = 0.0  # weight of the process reward model: P(right) of each step; 0: not loaded
     process_reply: Literal["min", "product", "last"] = "min"  # what its scores of steps make of a whole reply
+    conditioning: ConditioningOptions | None = None  # the policy reads in its prompt by which weights it is scored
     verifier: NotNegative = 0.0  # weight of the verdict of a prompt's verifier, 0 to 1; 0: none is asked
     veto: bool = False  # a reply that its verifier gives 0 gains nothing by the reward models
     tables: dict[str, str] = Field(default_factory=dict)  # name that verifiers use: JSONL file in data/inputs
@@ -78,10 +97,17 @@ class RewardsOptions(Options):
             raise ValueError("concerns the process reward model, and process = 0 asks none; leave it at its default")
         return value
 
-    @field_validator("aggregate", "heads", "veto")
+    @field_validator("conditioning")
+    @classmethod
+    def _weighs_alone(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("heads"):
+            raise ValueError("draws the weights of the heads, and heads fixes them; leave one of them out")
+        return value
+
+    @field_validator("aggregate", "heads", "conditioning", "veto")
     @classmethod
     def _of_reward_models(cls, value: object, info: ValidationInfo) -> object:
-        if info.data.get("learned") == 0 and value not in ("mean", {}, False):
+        if info.data.get("learned") == 0 and value not in ("mean", {}, None, False):
             raise ValueError("concerns the reward models, and learned = 0 asks none; leave it at its default")
         return value
 
@@ -122,6 +148,28 @@ def check_against(
             f"params.yaml: align.rewards.heads = {options.heads}: must name the heads of reward.objectives, which are "
             f"{', '.join(objectives or [CHOICE])}"
         )
+
+
+def check_conditioning(options: RewardsOptions, algorithm: str, family: str, objectives: Mapping[str, float]) -> None:
+    """ValueError where the policy is to be conditioned on what nothing scores it by."""
+    if options.conditioning is None:
+        return
+    if family != "policy":
+        raise ValueError(
+            f"params.yaml: align.rewards.conditioning: {algorithm} learns from fixed pairs, which nothing scores by "
+            "drawn weights; set it to null, or align.algorithm to one of tasks/rlhf/policy"
+        )
+    if len(objectives) < 2 or min(objectives.values()) < 0:
+        raise ValueError(
+            f"params.yaml: align.rewards.conditioning: weighs the heads of reward.objectives = {dict(objectives)}; "
+            "give two or more with weights above 0, or set it to null"
+        )
+    for vector in options.conditioning.vectors:
+        if vector.keys() != objectives.keys():
+            raise ValueError(
+                f"params.yaml: align.rewards.conditioning.vectors: {vector} must name the heads of reward.objectives, "
+                f"which are {', '.join(objectives)}"
+            )
 
 
 def decides(options: RewardsOptions, inputs: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def train(
         return heads_loss(a_BK, b_BK, batch, options, None if ties is None else ties.log_K)
 
     train_on_dataset(
-        learner, rows, loss, lambda row: row.weight, options, seed, tracker, is_counted=lambda row: not row.planted
+        learner, rows, loss, lambda row: row.weight, options, seed, tracker, is_counted=lambda row: row.counted
     )
     model.ties = None if ties is None else ties.record(list(model.objectives))
 
@@ -39,6 +39,9 @@ def heads_loss(
     a_BK: Tensor, b_BK: Tensor, rows: Sequence[Comparison], options: RewardOptions, log_tie_K: Tensor | None
 ) -> LossOutput:
     """The sum of the losses of the heads that have a label, per row; metrics are means over those heads.
+
+    A pair that should score the same costs the square of its gap: counterfactual logit pairing,
+    Garg 2019, arXiv:1809.10610, with a square for the absolute value.
 
     Every pair and head is a comparison of its own, so the loss is that of one head with B * K rows.
     """
@@ -53,9 +56,13 @@ def heads_loss(
         None if options.margin is None else margin_BK.flatten(),
         None if log_tie_K is None else log_tie_K.expand_as(a_BK).flatten(),
     )
+    loss_BK = output.loss_B.view_as(a_BK)
+    if any(row.equal for row in rows):
+        equal_B1 = torch.tensor([[row.equal] for row in rows], device=a_BK.device)
+        loss_BK = torch.where(equal_B1 > 0, equal_B1 * (a_BK - b_BK) ** 2, loss_BK)
     metrics = {name: value.view_as(a_BK) * known_BK for name, value in output.metrics.items()}
     return LossOutput(
-        (output.loss_B.view_as(a_BK) * known_BK).sum(1),
+        (loss_BK * known_BK).sum(1),
         {name: value_BK.sum(1) / known_BK.sum(1) for name, value_BK in metrics.items()},
     )
 
@@ -66,7 +73,7 @@ def tie_parameters(
     """A parameter of the tie model per head; None for `ties: half`. ValueError where nothing teaches one."""
     if options.ties == "half":
         return None
-    own = [row for row in rows if not row.planted]  # nothing that the canary planted is tied
+    own = [row for row in rows if row.counted]  # nothing planted or made says how often people tie
     shares = [_tied_share([(row.labels[head], row.weight) for row in own]) for head in range(len(heads))]
     for name, share in zip(heads, shares, strict=True):
         if options.tie_parameter is None and not 0 < share < 1:

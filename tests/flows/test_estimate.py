@@ -93,7 +93,7 @@ def test_a_file_is_measured_in_characters(project):
     Path("data/inputs").mkdir(parents=True)
     Path("data/inputs/votes.jsonl").write_text(f"{row}\n" * 100)
     found = estimate.document(estimate.plan(project, None, "cpu"))
-    assert found["stages"]["sft"]["tokens"] == 6 * 52 * 20  # 10 tokens of prompt, 10 of reply
+    assert found["stages"]["sft"]["tokens"] == 4 * 52 * 20  # 10 tokens of prompt, 10 of reply
     assert found["stages"]["collect"]["tokens"] == 0
 
 
@@ -116,12 +116,12 @@ def remember(root, speed, model, **metrics):
 
 
 def test_an_earlier_run_of_the_same_model_here_is_believed(project, monkeypatch, capsys):
-    """18,000 tokens at 900 a second are 20 seconds."""
+    """12,000 tokens at 600 a second are 20 seconds."""
     prepare(project)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     model = yaml.safe_load(Path("params.yaml").read_text())["model"]
     table = estimate.document(estimate.plan(project, None, None))
-    remember(project, 900.0, model)
+    remember(project, 600.0, model)
     found = estimate.document(estimate.plan(project, None, None))
     assert found["calibrated_on"] == ["sft"]
     assert found["stages"]["sft"]["seconds"] == pytest.approx(20)
@@ -135,10 +135,10 @@ def test_an_earlier_run_of_the_same_model_here_is_believed(project, monkeypatch,
     # not for other hardware, nor from another model
     assert estimate.document(estimate.plan(project, None, "h100"))["calibrated_on"] == []
     shutil.rmtree(project / "data/runs")
-    remember(project, 900.0, model | {"num_layers": 9})
+    remember(project, 600.0, model | {"num_layers": 9})
     assert estimate.document(estimate.plan(project, None, None))["calibrated_on"] == []
     shutil.rmtree(project / "data/runs")
-    remember(project, 900.0, model, peak_gpu_memory_mb=100.0)  # it ran on a GPU
+    remember(project, 600.0, model, peak_gpu_memory_mb=100.0)  # it ran on a GPU
     assert estimate.document(estimate.plan(project, None, None))["calibrated_on"] == []
 
 

@@ -38,6 +38,18 @@ def test_the_parameters_of_the_project_are_right():
         ("aggregate: mean ", "aggregate: min  ", r"align.rewards.aggregate = 'min': .* and reward.members = \[0\]"),
         ("heads: {} ", "heads: {safe: 1.0} ", r"align.rewards.heads = .* reward.objectives, which are choice"),
         (
+            "conditioning: null ",
+            "conditioning: {dirichlet: 1.0} ",
+            r"align.rewards.conditioning: weighs the heads of reward.objectives = \{\}; give two or more",
+        ),
+        ("preference: {} ", "preference: {safe: 0.0} ", r"evaluate.preference = .*all shares are 0"),
+        (
+            "mismatched: 0.0 ",
+            "mismatched: 2.0 ",
+            r"reward.counterexamples.mismatched = 2.0: .* less than or equal to 1",
+        ),
+        ("  swaps:  ", "  swap:  ", r"params.yaml: reward.swap = .*: unknown key"),
+        (
             "names: []",
             "names: [browser]",
             r"params.yaml: align.tools.names.0 = 'browser': Input should be 'calculator'",

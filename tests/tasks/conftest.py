@@ -35,7 +35,8 @@ def workspace(root, changes=None):
     for folder in ("inputs", "shards", "champion"):
         (root / "data" / folder).mkdir(parents=True)
     (root / "data/shards/index.json").write_text('{"shards": []}')
-    (root / "data/expectations").symlink_to(ROOT / "data/expectations")
+    for name in ("expectations", "swaps.jsonl"):
+        (root / "data" / name).symlink_to(ROOT / "data" / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, values in {**TINY, **(changes or {})}.items():
         params[section] |= values

@@ -141,6 +141,30 @@ def test_items_hold_a_row_per_reply_and_the_report_follows_from_them(data):
     assert {**again, "simulated": True} == metrics
 
 
+def test_a_conditioned_policy_is_asked_with_the_shares_of_the_parameters(data, monkeypatch):
+    """It alone is, and what is kept of its replies stands beside the bare prompt."""
+    from tasks.rlhf import conditioning, models, rollout
+
+    tokenizer, sample, asked = models.load_tokenizer(data / "tokenizer"), rollout.sample, []
+
+    def recorded(model, prompts, **options):
+        asked.append([tokenizer.decode(ids) for ids in prompts])
+        return sample(model, prompts, **options)
+
+    monkeypatch.setattr(rollout, "sample", recorded)
+    with pytest.raises(ValueError, match=r"evaluate.preference = .*: the policy is not conditioned on any; set it to"):
+        run(data, preference={"brief": 1.0, "kind": 3.0})
+    conditioning.note(data / "models/policy", ["brief", "kind"])
+    asked.clear()
+    run(data, preference={"brief": 1.0, "kind": 3.0})
+    (of_sft, of_policy), line = asked, "[brief 25, kind 75]\n"
+    assert not any(line in text for text in of_sft)
+    assert all(line in text for text in of_policy)
+    assert [text.replace(line, "") for text in of_policy] == of_sft
+    items = records.read_table(data / "evaluation/items.parquet").to_pylist()
+    assert not any(line in message["content"] for row in items for message in row["prompt"])
+
+
 def test_the_same_params_give_the_same_bytes_and_another_seed_does_not(data):
     run(data)
     first = (data / "evaluation/items.parquet").read_bytes(), (data / "evaluation/pairs.parquet").read_bytes()

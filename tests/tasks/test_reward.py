@@ -2,14 +2,16 @@
 
 import importlib
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tasks.adapters import stage
-from tasks.records import CANARY, pair_table, read_table, write_table
+from tasks.records import CANARY, MINED, content_hash, pair_table, read_table, write_table
 from tests.tasks.conftest import ROOT, inside, run_stage
 
 
@@ -55,6 +57,69 @@ def test_good_options_pass(tmp_path):
     read(tmp_path, ties="davidson", tie_parameter=0.5, margin={"source": "confidence", "size": 0.5}, bound=5.0)
     assert read(tmp_path).length_bias == "off"  # bare in the file, where YAML 1.1 reads it as false
     read(tmp_path, ties="rao_kupper", tie_parameter=1.01, label_smoothing=0.1, pooling="mean", l2=0.01)
+
+
+def test_the_factor_weighs_mined_pairs_alone(tmp_path):
+    from tasks import reward
+    from tests.tasks.rlhf.test_train_reward import comparison
+
+    rows = [comparison(None, None, 1.0, weight=0.6), replace(comparison(None, None, 1.0, weight=0.6), kind="mined")]
+    for factor, weights in ((0.5, [0.3]), (0.0, [])):
+        params = read(tmp_path, counterexamples={"mined": factor})
+        assert [row.weight for row in reward._mined(params, rows)] == weights
+
+
+@pytest.fixture
+def taught(built, tmp_path):
+    """A copy of what is built, whose reward model learns from counterexamples and swaps; its report's metrics."""
+    root = tmp_path / "taught"
+    shutil.copytree(built, root, symlinks=True)
+    path = root / "data/prepared/pairs/train.parquet"
+    rows = read_table(path).to_pylist()
+    mined = [row | {"id": f"m{i}", "source": f"{MINED}feed{i % 2}"} for i, row in enumerate(rows[:10])]
+    write_table(pair_table(rows + mined), path)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["reward"] |= {
+        "counterexamples": {"mismatched": 0.2, "corrupted": 0.2, "mined": 1.0},
+        "swaps": {"weight": 1.0, "share": 0.1},
+    }
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    with inside(root):
+        run_stage("reward")
+        run_stage("judge")
+    return root
+
+
+def metrics_of(root, name="reward@0"):
+    return json.loads((root / f"data/reports/{name}.json").read_text())["metrics"]
+
+
+def test_counterexamples_are_learned_from_and_counted_by_kind(built, taught):
+    before, after = metrics_of(built), metrics_of(taught)
+    assert after["num_pairs"] == before["num_pairs"]  # they count as no comparison
+    world = [row for row in read_table(built / "data/prepared/pairs/train.parquet").to_pylist()]
+    number = math.ceil(0.2 * sum(row["source"] == "world" for row in world))
+    for kind in ("mismatched", "corrupted"):
+        assert before["counterexamples"][kind]["num_learned"] == 0
+        assert 0.9 * number <= after["counterexamples"][kind]["num_learned"] <= number
+        assert {"value", "n", "low", "high"} <= after["counterexamples"][kind]["dev"]["accuracy"].keys()
+    mined = after["counterexamples"]["mined"]
+    assert mined["num_learned"] == 10
+    assert mined["policies"] == {"feed0": 5, "feed1": 5}
+    assert (before["swaps"]["num_learned"], after["swaps"]["num_learned"] > 10) == (0, True)
+    assert after["swaps"]["dev"]["gap"]["value"] < before["swaps"]["dev"]["gap"]["value"]
+
+
+def test_the_judge_learns_from_none_of_them(built, taught):
+    assert content_hash(taught / "data/models/judge") == content_hash(built / "data/models/judge")
+
+
+def test_nothing_to_swap_is_said(taught):
+    (taught / "data/swaps.jsonl").unlink()
+    line = {"kind": "name", "words": ["Xanthippe", "Xerxes"], "where": ["reply"]}
+    (taught / "data/swaps.jsonl").write_text(json.dumps(line))
+    with inside(taught), pytest.raises(ValueError, match=r"reward.swaps.weight: \d+ comparisons have no word of data"):
+        run_stage("reward")
 
 
 @pytest.fixture

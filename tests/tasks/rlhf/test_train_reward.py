@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks import records
-from tasks.rlhf import bradley_terry, reward_quality, train_reward
+from tasks.rlhf import bradley_terry, counterexamples, reward_quality, train_reward
 from tasks.rlhf.batch import Example
 from tasks.rlhf.comparisons import Comparison, check, left_out_by, read_comparisons
 from tasks.rlhf.options import ComparisonOptions, RewardOptions
@@ -228,6 +228,94 @@ def test_heads_loss_is_the_sum_over_the_labels_there_are():
         expected = np.mean([part.metrics["accuracy"].item() for part in parts])
         assert output.metrics["accuracy"][i].item() == pytest.approx(expected)
         assert [bool(g) for g in a.grad[i] != 0] == [label == label for label in labels]
+
+
+def test_a_swap_costs_its_weight_times_the_square_of_each_gap():
+    """Gaps 3 and -1 at weight 0.5: 0.5 * (9 + 1) = 5, with the gradients 2 * 0.5 * 3 and 2 * 0.5 * -1."""
+    import torch
+
+    swap = replace(comparison(None, None, 0.5, 0.5, 0.5), kind="swap", equal=0.5)
+    other = comparison(None, None, 1.0, 1.0, 0.0)
+    a = torch.tensor([[4.0, 1.0], [4.0, 1.0]], requires_grad=True)
+    b = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    output = train_reward.heads_loss(a, b, [swap, other], options(), None)
+    output.loss_B.sum().backward()
+    plain = train_reward.heads_loss(a.detach(), b, [other, other], options(), None)
+    assert output.loss_B[0].item() == pytest.approx(5)
+    assert output.loss_B[1].item() == plain.loss_B[1].item()
+    assert a.grad[0].tolist() == pytest.approx([3, -1])
+
+
+def test_swaps_close_their_gap_and_count_in_no_figure(small_reward_model):
+    """The 7 is preferred; that an 8 stands in place of it must not matter."""
+    swaps = [
+        replace(row, b=Example(row.a.prompt_ids, [8 if token == 7 else token for token in row.a.reply_ids]), equal=1.0)
+        for row in sevens(label=0.5)
+        if 7 in row.a.reply_ids
+    ]
+    swaps = [replace(row, kind="swap") for row in swaps]
+    free, held = copy.deepcopy(small_reward_model), copy.deepcopy(small_reward_model)
+    fit(free, sevens())
+    logged = fit(held, sevens() + swaps)
+    gaps = [counterexamples.gap_sizes(model, swaps).mean() for model in (free, held)]
+    assert gaps[1] < 0.2 * gaps[0]
+    assert counterexamples.right(held, sevens()).mean() == 1
+    assert logged[-1]["accuracy"] == 1  # of swaps it would be 0.5
+
+
+class Words:
+    """Words are their own numbers."""
+
+    def prompt(self, messages):
+        return [int(word) for message in messages for word in message["content"].split()]
+
+    def reply(self, text):
+        return [*map(int, text.split()), 1]
+
+
+def made(kind, reply, other, prompt="5 6", other_prompt=None):
+    from tasks.preferences.counterexamples import Made
+
+    prompts = ([{"role": "user", "content": text}] for text in (prompt, other_prompt or prompt))
+    first, second = prompts
+    return Made(kind, "way", "c", first, reply, second, other)
+
+
+def test_texts_become_comparisons():
+    texts = [made("corrupted", "7 8", "8"), made("mismatched", "7", "9"), made("corrupted", "7", "9 " * 20)]
+    first, second = counterexamples.tokenised(texts, Words(), options(), 10)  # the third is too long
+    assert (first.a.prompt_ids, first.a.reply_ids, first.b.reply_ids) == ([5, 6], [7, 8, 1], [8, 1])
+    assert (second.a.reply_ids, second.b.reply_ids) == ([9, 1], [7, 1])  # sides in turn
+    assert [row.label for row in (first, second)] == [1, 0]
+    assert [row.labels for row in (first, second)] == [(1,), (0,)]
+    assert [(row.kind, row.way, row.weight, row.equal) for row in (first, second)] == [
+        ("corrupted", "way", 1, 0),
+        ("mismatched", "way", 1, 0),
+    ]
+    (swap,) = counterexamples.tokenised([made("swap", "7", "7", "5", "6")], Words(), options(), 10, equal=2.0)
+    assert (swap.a.prompt_ids, swap.b.prompt_ids, swap.label, swap.equal) == ([5], [6], 0.5, 2)
+    assert not any(row.counted for row in (first, second, swap))
+
+
+def test_only_the_head_of_the_choice_is_told_who_is_worse():
+    nan = pytest.approx(np.nan, nan_ok=True)
+    corrupted, swap = made("corrupted", "7", "8"), made("swap", "7", "8")
+    for objectives, told, asked in (
+        ({"choice": 1.0, "safety": 1.0}, (1, nan), (0.5, 0.5)),
+        ({"harm": -1.0, "safety": 1.0}, (0, 1), (0.5, 0.5)),  # no head is of the choice: the whole score is told
+    ):
+        changed = options(objectives=objectives)
+        (row,) = counterexamples.tokenised([corrupted], Words(), changed, 10)
+        assert row.labels == told
+        (row,) = counterexamples.tokenised([swap], Words(), changed, 10, equal=1.0)
+        assert row.labels == asked
+
+
+def test_mined_rows_are_known_by_their_source(tmp_path):
+    path = write(tmp_path / "a.parquet", preference(0), preference(1, source=f"{records.MINED}abc123"))
+    plain, mined = read_comparisons(options(), path)
+    assert (plain.kind, plain.counted) == ("", True)
+    assert (mined.kind, mined.way, mined.counted) == ("mined", "abc123", False)
 
 
 def test_heads_learn_their_own_objectives_and_the_score_weighs_them(small_reward_model):
