@@ -22,7 +22,7 @@ import numpy as np
 from tasks import align
 from tasks.adapters import sandbox, stage
 from tasks.evaluation import held_out
-from tasks.preferences import canonical, tokens
+from tasks.preferences import canonical, screen, tokens
 from tasks.records import MINED, Preference, content_hash, read_table, row_id
 
 Row = dict[str, Any]
@@ -109,7 +109,7 @@ def mine(
         if judged is None:
             continue
         name, values = judged
-        replies = [Reply(*each) for each in zip(texts, scores.tolist(), values, strict=True) if each[0].strip()]
+        replies = [Reply(*each) for each in zip(texts, scores.tolist(), values, strict=True) if _can_be_a_row(each[0])]
         pair = most_wrong(replies, high, JUDGES[name])
         if pair is not None:
             found.append(_preference(prompt, pair, name, judges.rater(name), source))
@@ -128,6 +128,15 @@ def most_wrong(replies: Sequence[Reply], high: float, lead: float) -> tuple[Repl
         if worse.reward >= high and worse.reward > better.reward and better.value >= worse.value + lead
     ]
     return max(pairs, key=lambda pair: pair[1].reward - pair[0].reward, default=None)
+
+
+def _can_be_a_row(text: str) -> bool:
+    """Whether the screen of shards would take it: a policy that is still bad says control characters."""
+    try:
+        screen.check_text(text)
+    except screen.RefusedError:
+        return False
+    return bool(text.strip())
 
 
 def _preference(prompt: Row, pair: tuple[Reply, Reply], name: str, rater: str, source: str) -> Preference:

@@ -67,10 +67,10 @@ def test_the_judge_gives_the_log_odds(built):
 def test_a_mined_file_is_a_shard_that_says_where_it_is_from(built, tmp_path, capsys):
     out = tmp_path / "mined.jsonl"
     with inside(built):
-        assert mine.main(["--prompts", "60", "--replies", "6", "--out", str(out)]) == 0
+        assert mine.main(["--prompts", "300", "--replies", "12", "--out", str(out)]) == 0
         assert f"make run FRESH={out}" in capsys.readouterr().out
         first = out.read_bytes()
-        assert mine.main(["--prompts", "60", "--replies", "6", "--out", str(out)]) == 0
+        assert mine.main(["--prompts", "300", "--replies", "12", "--out", str(out)]) == 0
         assert out.read_bytes() == first
     rows = [json.loads(line) for line in first.decode().splitlines()]
     items = {item.text: item for item in world.items(0)}
