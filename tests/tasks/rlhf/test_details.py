@@ -1,0 +1,23 @@
+"""Details that naive code gets wrong and that no other test holds."""
+
+import pytest
+import torch
+
+from tasks.rlhf import reward_model
+from tasks.rlhf.batch import Example
+
+
+def test_a_reward_model_learns_and_scores_without_dropout(tmp_path):
+    """GPT-2 brings 10 % of it; with it two equal replies would score apart."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=32, pad_token_id=0, eos_token_id=1, bos_token_id=None
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "sft")
+    model = reward_model.new_reward_model(tmp_path / "sft", "float32", 0)
+    model.network.train()  # as the stage does
+    same = Example([5, 6], [7, 8, 1])
+    a, b = model.forward([same, same]).tolist()
+    assert a == pytest.approx(b, abs=1e-6)
