@@ -5,6 +5,8 @@ import torch
 
 from tasks.rlhf import reward_model
 from tasks.rlhf.batch import Example
+from tasks.rlhf.options import OptimizerOptions
+from tasks.rlhf.train_on_dataset import new_optimizer
 
 
 def test_a_reward_model_learns_and_scores_without_dropout(tmp_path):
@@ -21,3 +23,15 @@ def test_a_reward_model_learns_and_scores_without_dropout(tmp_path):
     same = Example([5, 6], [7, 8, 1])
     a, b = model.forward([same, same]).tolist()
     assert a == pytest.approx(b, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eps_stands_beside_the_corrected_deviation(dtype):
+    """Adam's first step by hand: lr g / (|g| + eps); with eps = |g| half of lr, whatever beta2 is."""
+    p = torch.nn.Parameter(torch.zeros(2, 2, dtype=dtype))
+    optimizer = new_optimizer([p], OptimizerOptions(lr=1.0, eps=2.0**-10))
+    p.grad = torch.full((2, 2), 2.0**-10, dtype=dtype)
+    optimizer.step()
+    assert p.flatten().tolist() == pytest.approx([-0.5] * 4, rel=1e-3)
+    defaults = new_optimizer([p], OptimizerOptions(lr=1.0)).defaults
+    assert (defaults["eps"], defaults["betas"]) == (1e-8, (0.9, 0.98))
