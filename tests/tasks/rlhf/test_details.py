@@ -1,6 +1,7 @@
 """Details that naive code gets wrong and that no other test holds; infra/DEFAULTS.md lists them all."""
 
 import copy
+import inspect
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -106,7 +107,9 @@ def test_the_reference_is_measured_at_the_temperature_of_sampling(monkeypatch, t
     tokenizer = SimpleNamespace(batch_decode=str, eos_token_id=1, pad_token_id=0)
     reference = SimpleNamespace(logprobs=lambda examples, temperature: temperature)
     tracker = SimpleNamespace(curve={1: {}})
-    align._on_rollouts(params, algorithm, None, reference, tokenizer, [], tmp_path, tracker)
+    given = {"params": params, "algorithm": algorithm, "reference": reference, "tokenizer": tokenizer, "folders": []}
+    given |= {"data": tmp_path, "tracker": tracker}
+    align._on_rollouts(**{name: given.get(name) for name in inspect.signature(align._on_rollouts).parameters})
     assert built[0].reference_logprobs([]) == 0.7
 
 
