@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,10 @@ def value_of(key):
     """What a run with params.yaml would use."""
     section, *rest = key.split(".")
     params = stage.read_params(importlib.import_module(f"tasks.{section}").Params, section, ROOT / "params.yaml")
-    if section == align.STAGE.name:
+    if section == align.STAGE.name and rest[0] in algorithms.known():
         algorithm = algorithms.load(rest[0], params.model_extra[rest[0]])
         return getattr(algorithm.config if hasattr(algorithm.config, rest[1]) else algorithm.options, rest[1])
-    return getattr(params, rest[0])
+    return reduce(getattr, rest, params)
 
 
 @pytest.mark.parametrize(("key", "value"), VALUES)
