@@ -45,6 +45,7 @@ class OptimizerOptions(Options):
     weight_decay: NotNegative = 0.0
     max_grad_norm: Positive = 1.0
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.98
+    eps: Positive = 1e-8  # beside the root of the corrected second moment; larger is gentler on small gradients
 
 
 class DatasetOptions(OptimizerOptions):

@@ -16,7 +16,7 @@ from torch import Tensor
 from tasks.rlhf import packing, ranks
 from tasks.rlhf.batch import Example, token_batches
 from tasks.rlhf.logprobs import unwrapped
-from tasks.rlhf.models import existing, save
+from tasks.rlhf.models import disable_dropout, existing, save
 from tasks.rlhf.options import CHOICE, LoraOptions, ScoreOptions
 from tasks.rlhf.quantize import placed, quantized
 
@@ -88,9 +88,9 @@ class RewardModel:
 def new_reward_model(
     sft: Path, dtype: str, seed: int, options: ScoreOptions = PLAIN, lora: LoraOptions | None = None
 ) -> RewardModel:
-    """The SFT body with heads drawn from N(0, 1 / (d + 1)) (Stiennon 2020, arXiv:2009.01325).
+    """The SFT body with heads drawn from N(0, 1 / (d + 1)) (Stiennon 2020, arXiv:2009.01325), its dropout off.
 
-    `lora`: the adapters that it is loaded for.
+    `lora`: the adapters that it is loaded for; they keep the dropout that they are given.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -103,6 +103,7 @@ def new_reward_model(
     with torch.no_grad():
         weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
     network = placed(network).eval()
+    disable_dropout(network)  # two replies of a pair would be told apart by noise
     return RewardModel(network, objectives=objectives, pooling=options.pooling, bound=options.bound)
 
 

@@ -156,7 +156,13 @@ def new_optimizer(parameters: list[Any], options: OptimizerOptions, lr: float | 
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     whole = all(p.dtype.itemsize >= 4 for p in parameters)
     kind = torch.optim.AdamW if whole else MasterAdamW
-    return kind([g for g in groups if g["params"]], lr=lr or options.lr, betas=(0.9, options.beta2), foreach=True)
+    return kind(
+        [g for g in groups if g["params"]],
+        lr=lr or options.lr,
+        betas=(0.9, options.beta2),
+        eps=options.eps,
+        foreach=True,
+    )
 
 
 def warmup_cosine(num_steps: int, warmup_share: float) -> Callable[[int], float]:

@@ -25,8 +25,8 @@ def loss(policy: PairLogps, reference: PairLogps, label_B: Tensor, config: Confi
     """(margin - (2 p - 1) / (2 tau))^2, p = P(a preferred): a tie pulls the margin to 0.
 
     This is p (margin - 1 / (2 tau))^2 + (1 - p) (margin + 1 / (2 tau))^2 less what does not depend on the policy.
-    Hand-worked: tau 0.25, `sum`, log-ratios 2 (a) and -1 (b), label 1: (3 - 2)^2 = 1; of 4 and 2 tokens, `mean`:
-    (2 / 4 + 1 / 2 - 2)^2 = 1.
+    Hand-worked: tau 0.25, `sum`, log-ratios 2 (a) and -1 (b), label 1: (3 - 2)^2 = 1; of 4 and 1 tokens, `mean`:
+    (2 / 4 + 1 / 1 - 2)^2 = 0.25.
     """
     a_B, b_B = policy.a_B - reference.a_B, policy.b_B - reference.b_B
     if config.log_ratio == "mean":

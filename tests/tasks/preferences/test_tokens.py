@@ -36,6 +36,27 @@ def test_prompt_and_reply_are_exactly_the_training_text(tokenizer: Any) -> None:
     assert ids[-1] == tokenizer.eos_token_id
 
 
+def test_the_beginning_and_the_end_are_said_once() -> None:
+    """A tokenizer that puts <bos> before every text, and whose template writes it too."""
+    from tokenizers import processors
+
+    other = tokens.train(TEXTS, 300)
+    other.add_special_tokens({"bos_token": "<bos>"})
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", other.bos_token_id)]
+    )
+    other.chat_template = "{{ bos_token }}" + tokens.TEMPLATE
+    assert other("x")["input_ids"][0] == other.bos_token_id
+    encoder = tokens.Encoder(other)
+    for content in ("Hi", "an <eos> in a text"):
+        ids = encoder.prompt([{"role": "user", "content": content}])
+        assert (ids[0], ids.count(other.bos_token_id)) == (other.bos_token_id, 1)
+    encoder.remember(["An apple."])
+    for reply in (encoder.reply("An apple."), encoder.reply("A pear.")):
+        assert (reply.count(other.bos_token_id), reply.count(other.eos_token_id)) == (0, 1)
+        assert reply[-1] == other.eos_token_id
+
+
 def test_a_special_token_spelt_in_a_text_stays_text(tokenizer: Any) -> None:
     encoder = tokens.Encoder(tokenizer)
     special = {tokenizer.convert_tokens_to_ids(t) for t in ("<pad>", "<eos>", "<system>", "<user>", "<assistant>")}

@@ -6,7 +6,7 @@ from tasks.rlhf.advantages import gae, kl_k1, kl_k3, place_on_last, whiten
 
 def test_gae_by_hand():
     rewards = torch.tensor([[1.0, 2.0, 9.0]])
-    values = torch.tensor([[0.5, 1.0, 9.0]])
+    values = torch.tensor([[0.5, 1.0, 4.0]])
     mask = torch.tensor([[1.0, 1.0, 0.0]])
     advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.8)
     # t=1: 2 - 1 = 1 (nothing after the end); t=0: 1 + 0.9 * 1 - 0.5 + 0.9 * 0.8 * 1 = 2.12
@@ -28,7 +28,7 @@ def test_padding_changes_nothing():
     rewards, values = torch.randn(2, 1, 4)
     mask = torch.ones(1, 4)
     alone, _ = gae(rewards, values, mask, 1.0, 0.95)
-    grown = [torch.nn.functional.pad(x, (0, 3), value=7.0) for x in (rewards, values)]
+    grown = [torch.nn.functional.pad(x, (0, 3), value=noise) for x, noise in ((rewards, 7.0), (values, 3.0))]
     padded, _ = gae(*grown, torch.nn.functional.pad(mask, (0, 3)), 1.0, 0.95)
     torch.testing.assert_close(padded[:, :4], alone)
     torch.testing.assert_close(whiten(padded, torch.nn.functional.pad(mask, (0, 3)))[:, :4], whiten(alone, mask))

@@ -112,10 +112,10 @@ def value(module, config, policy, reference=None, label=1.0):
 
 
 def test_ipo_by_hand():
-    policy, reference = pair(-10.0, -12.0, 4.0, 2.0), pair(-12.0, -11.0, 4.0, 2.0)  # log-ratios 2 and -1
-    # the margin 3 aims at 1 / (2 * 0.25) = 2; per token it is 0.5 + 0.5 = 1
+    policy, reference = pair(-10.0, -12.0, 4.0, 1.0), pair(-12.0, -11.0, 4.0, 1.0)  # log-ratios 2 and -1
+    # the margin 3 aims at 1 / (2 * 0.25) = 2; per token it is 0.5 + 1 = 1.5
     assert value(ipo, ipo.Config(tau=0.25, log_ratio="sum"), policy, reference) == pytest.approx(1.0, rel=1e-12)
-    assert value(ipo, ipo.Config(tau=0.25, log_ratio="mean"), policy, reference) == pytest.approx(1.0, rel=1e-12)
+    assert value(ipo, ipo.Config(tau=0.25, log_ratio="mean"), policy, reference) == pytest.approx(0.25, rel=1e-12)
     # a tie aims at 0, the other label at -2
     assert value(ipo, ipo.Config(tau=0.25, log_ratio="sum"), policy, reference, 0.5) == pytest.approx(9.0, rel=1e-12)
     assert value(ipo, ipo.Config(tau=0.25, log_ratio="sum"), policy, reference, 0.0) == pytest.approx(25.0, rel=1e-12)

@@ -224,7 +224,7 @@ def test_tokens_of_tools_change_nothing(name):
 
 def test_gae_and_the_score_pass_over_tool_tokens_by_hand():
     """As test_gae_by_hand, with a tool between its two tokens."""
-    rewards, values = torch.tensor([[1.0, 9.0, 2.0, 9.0]]), torch.tensor([[0.5, 9.0, 1.0, 9.0]])
+    rewards, values = torch.tensor([[1.0, 9.0, 2.0, 9.0]]), torch.tensor([[0.5, 4.0, 1.0, 4.0]])
     mask = torch.tensor([[True, False, True, False]])
     advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.8)
     assert advantages[0].tolist() == pytest.approx([2.12, 0.0, 1.0, 0.0])
