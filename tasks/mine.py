@@ -200,7 +200,6 @@ def _rewards(params: align.Params, data: Path, replies: Sequence[tuple[Row, list
 
 def main(argv: list[str] | None = None) -> int:
     options, data = _arguments(argv), stage.DATA
-    os.environ |= {**stage.QUIET, **stage.threads_environment(os.environ.get("PLUMBLINE_THREADS"))}
     try:
         names = _judges(options.judges)
         if min(options.prompts, options.replies - 1) < 1:
@@ -240,4 +239,5 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    os.environ |= {**stage.QUIET, **stage.threads_environment(os.environ.get("PLUMBLINE_THREADS"))}
     sys.exit(main())
