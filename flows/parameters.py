@@ -58,18 +58,14 @@ def check(root: Path) -> None:
             problems.append(str(error))
     if not problems:
         from tasks import align as align_stage
+        from tasks import objective
         from tasks.rlhf import algorithms
-        from tasks.rlhf.rewards_options import check_against, check_conditioning
 
         document = stage.read_yaml(path)
         align, own = document["align"], align_stage.Params.model_fields
         try:
-            params, reward = stage.read_params(align_stage.Params, "align", path), document["reward"]
-            trained, objectives = document["solutions"]["train"], reward.get("objectives") or {}
-            check_against(params.rewards, reward["members"], objectives, trained)
-            algorithms.check_step_scores(params.algorithm, params.rewards, params.tools.names)
-            family, _ = algorithms.find(params.algorithm)
-            check_conditioning(params.rewards, params.algorithm, family, objectives)
+            params = stage.read_params(align_stage.Params, "align", path)
+            objective.check(params.algorithm, params.rewards, params.tools, document["reward"], document["solutions"])
         except ValueError as error:
             problems.append(str(error))
         sections = {name: section for name, section in align.items() if isinstance(section, dict) and name not in own}

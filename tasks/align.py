@@ -57,7 +57,6 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     from tasks.rlhf.reference import Reference
 
     algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
-    algorithms.check_step_scores(algorithm.name, params.rewards, params.tools.names)
     folders = _checked_objective(data, algorithm, params)
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
@@ -153,11 +152,9 @@ def _canary(
             [reply_sums(measured, examples) for examples in (true, ruined)]
             for measured in (logprobs, reference.logprobs)
         )
-        tokens = [[len(row.reply_ids) for row in rows] for rows in (true, ruined)]
         if algorithm.module.NEEDS_REFERENCE:
-            of_means = getattr(algorithm.config, "log_ratio", "sum") == "mean"
-            return canary.lead_of_ratios(own, frozen, tokens if of_means else None)
-        return canary.lead_per_token(own, frozen, tokens)
+            return canary.lead_of_ratios(own, frozen)
+        return canary.lead_per_token(own, frozen, [[len(row.reply_ids) for row in rows] for rows in (true, ruined)])
 
     canaries = canary.tokenised(*obvious.read(data, "train"), tokenizer, params.model.max_length)
     return canary.check(canaries, lead, algorithm.options.canary_share, f"align.{algorithm.name}")

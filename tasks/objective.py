@@ -8,6 +8,7 @@ align depends on this file instead of on the reward models, so that a change of 
 that learns from it and leaves alone one that does not (DPO and kin). See infra/decisions/0002-objective-stage.md.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     options: RewardsOptions = _section(params.align, "rewards", RewardsOptions)
     tools: ToolsOptions = _section(params.align, "tools", ToolsOptions)
     generation: GenerationOptions = _section(params.align, "generation", GenerationOptions)
-    objectives = params.reward.get("objectives") or {}
-    check_against(options, params.reward["members"], objectives, params.solutions["train"])
-    algorithms.check_step_scores(params.align["algorithm"], options, tools.names)
-    check_conditioning(options, params.align["algorithm"], family, objectives)
+    check(params.align["algorithm"], options, tools, params.reward, params.solutions)
     learns_from_rewards = family == "policy"
     members = [*(params.reward["members"] if options.learned > 0 else []), *options.solution_models]
     members = members if learns_from_rewards else []
@@ -53,6 +51,25 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         objective |= decides(options, data / "inputs") | tools.decide(data / "inputs") | generation.decide()
     stage.write_json(data / "objective.json", objective)
     return {"num_reward_models": len(members)}
+
+
+def check(
+    algorithm: str,
+    rewards: RewardsOptions,
+    tools: ToolsOptions,
+    reward: Mapping[str, Any],
+    solutions: Mapping[str, Any],
+) -> None:
+    """ValueError where `align` asks for scores that its algorithm cannot use, or of models that nobody trains.
+
+    `reward`, `solutions`: those sections of the parameters.
+    """
+    from tasks.rlhf import algorithms
+
+    objectives = reward.get("objectives") or {}
+    check_against(rewards, reward["members"], objectives, solutions["train"])
+    algorithms.check_step_scores(algorithm, rewards, tools.names)
+    check_conditioning(rewards, algorithm, algorithms.find(algorithm)[0], objectives)
 
 
 def _section(align: dict[str, Any], name: str, kind: type[Any]) -> Any:

@@ -4,7 +4,7 @@ The weights that the server has are those of the policy, by a hash of them that 
 before and after every rollout, sent where it is another. The log-probs of a reply are measured again by the learner,
 so that ratios and KL compare like with like; how far the server's are off is logged, and beyond `max_logprob_gap` the
 run stops: a server that draws from another distribution makes the updates off-policy without saying so (Yao 2025,
-"On the Rollout-Training Mismatch in Modern RL Systems"). infra/decisions/0015-generation-by-a-server.md.
+"On the Rollout-Training Mismatch in Modern RL Systems"). infra/decisions/0014-generation-by-a-server.md.
 """
 
 import shutil

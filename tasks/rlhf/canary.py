@@ -77,17 +77,9 @@ def check(
     }
 
 
-def lead_of_ratios(
-    own: Sequence[np.ndarray], frozen: Sequence[np.ndarray], tokens: Sequence[Sequence[int]] | None = None
-) -> np.ndarray:
-    """Of implicit rewards log(policy / reference). `own`, `frozen`: log p of the true and of the ruined replies.
-
-    `tokens` of the replies where the loss compares means over them (IPO): sums are then not what was learned.
-    """
-    true, ruined = (a - b for a, b in zip(own, frozen, strict=True))
-    if tokens is not None:
-        true, ruined = true / tokens[0], ruined / tokens[1]
-    return np.asarray(true - ruined)
+def lead_of_ratios(own: Sequence[np.ndarray], frozen: Sequence[np.ndarray]) -> np.ndarray:
+    """Of implicit rewards log(policy / reference). `own`, `frozen`: log p of the true and of the ruined replies."""
+    return np.asarray((own[0] - frozen[0]) - (own[1] - frozen[1]))
 
 
 def lead_per_token(

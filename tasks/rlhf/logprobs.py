@@ -23,7 +23,6 @@ def token_logprobs(model: Any, examples: Sequence[Example], temperature: float =
 
     The policy measured is softmax(logits / temperature), the one that sampled (no top-k, no top-p).
     """
-
     return _over_chunks(model, examples, temperature, entropy=False)[0]
 
 
@@ -109,9 +108,8 @@ def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tenso
     places_N, targets_N = (
         torch.from_numpy(places).to(model.device) for places in (rows.predicting_places(), rows.reply_places())
     )
-    return packing.states(model.base_model, rows, places_N), rows.ids_RL.to(model.device).flatten().index_select(
-        0, targets_N
-    )
+    reply_ids_N = rows.ids_RL.to(model.device).flatten().index_select(0, targets_N)
+    return packing.states(model.base_model, rows, places_N), reply_ids_N
 
 
 def _over_chunks(model: Any, examples: Sequence[Example], temperature: float, entropy: bool) -> list[Tensor]:

@@ -76,14 +76,6 @@ class RewardModel:
             scores_NK = self.bound * torch.tanh(scores_NK / self.bound)
         return scores_NK
 
-    def hidden_states(self, examples: Sequence[Example]) -> Tensor:
-        """Of prompt and reply, padded on the right, [B, L, D]. Attention is causal: no token of a row sees padding."""
-        network = unwrapped(self.network)
-        rows = packing.plain_rows(examples, network.config.pad_token_id)
-        places_P = torch.arange(rows.ids_RL.numel(), device=network.device)
-        hidden_PD = packing.states(network.base_model, rows, places_P)
-        return hidden_PD.view(*rows.ids_RL.shape, hidden_PD.shape[-1])
-
 
 def new_reward_model(
     sft: Path, dtype: str, seed: int, options: ScoreOptions = PLAIN, lora: LoraOptions | None = None

@@ -101,8 +101,8 @@ def sampler_for(
     )
 
 
-def sampler(toolbox: Toolbox, draw: Callable[..., list[Reply]] | None = None) -> Callable[..., list[Reply]]:
-    """A function like `draw` (null: `rollout.sample`); `max_new_tokens` bounds tokens of policy and tools together."""
+def sampler(toolbox: Toolbox, draw: Callable[..., list[Reply]] = sample) -> Callable[..., list[Reply]]:
+    """A function like `draw`; `max_new_tokens` bounds tokens of policy and tools together."""
 
     def sample_with_tools(
         model: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, seed: int, eos_id: int, **settings: Any
@@ -111,7 +111,7 @@ def sampler(toolbox: Toolbox, draw: Callable[..., list[Reply]] | None = None) ->
         waiting = list(range(len(prompts)))
         for turn in range(toolbox.max_calls + 1):
             room = {row: max_new_tokens - len(drafts[row].ids) for row in waiting}
-            sampled = (draw or sample)(
+            sampled = draw(
                 model,
                 [[*prompts[row], *drafts[row].ids] for row in waiting],
                 max_new_tokens=max(room.values()),

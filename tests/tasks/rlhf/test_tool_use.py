@@ -35,8 +35,8 @@ def toolbox(**changes):
     return Toolbox(**{**settings, "encode": encode, "decode": decode, "record": traces.append, **changes}), traces
 
 
-def scripted(monkeypatch, *turns):
-    """A policy that says these texts, one list per turn; `$` is EOS. Returns the contexts it was shown."""
+def scripted(*turns):
+    """What draws these texts, one list per turn (`$` is EOS), and the contexts that it was shown."""
     shown, left = [], list(turns)
 
     def say(model, prompts, *, max_new_tokens, **settings):
@@ -44,22 +44,22 @@ def scripted(monkeypatch, *turns):
         texts = [encode(text.rstrip("$")) + [EOS] * text.endswith("$") for text in left.pop(0)]
         return [Reply(ids[:max_new_tokens], [-1.0] * len(ids[:max_new_tokens]), False) for ids in texts]
 
-    monkeypatch.setattr(tool_use, "sample", say)
-    return shown
+    return say, shown
 
 
-def run(box, prompts, most=100):
-    return sampler(box)(None, [encode(p) for p in prompts], max_new_tokens=most, seed=0, eos_id=EOS, temperature=1.0)
+def run(box, draw, prompts, most=100):
+    return sampler(box, draw)(
+        None, [encode(p) for p in prompts], max_new_tokens=most, seed=0, eos_id=EOS, temperature=1.0
+    )
 
 
-def test_a_call_is_cut_answered_and_gone_on_from(monkeypatch):
-    shown = scripted(
-        monkeypatch,
+def test_a_call_is_cut_answered_and_gone_on_from():
+    draw, shown = scripted(
         ["Well, <calculator>2+3</calculator> I guess 6$", "No tool$"],
         ["So 5.$"],
     )
     box, traces = toolbox()
-    first, second = run(box, ["Q1:", "Q2:"])
+    first, second = run(box, draw, ["Q1:", "Q2:"])
     assert decode(first.ids) == "Well, <calculator>2+3</calculator><result>5</result>So 5."
     assert shown[1] == ["Q1:Well, <calculator>2+3</calculator><result>5</result>"]
     own = "".join(chr(i) for i, mine in zip(first.ids, first.own, strict=True) if mine and i)
@@ -71,35 +71,35 @@ def test_a_call_is_cut_answered_and_gone_on_from(monkeypatch):
     assert traces[1]["calls"] == []
 
 
-def test_limits_of_a_reply(monkeypatch):
+def test_limits_of_a_reply():
     call = "<calculator>1</calculator>"
-    scripted(monkeypatch, [call], [call], [call + "$"])
+    draw, _ = scripted([call], [call], [call + "$"])
     box, _ = toolbox()
-    (reply,) = run(box, ["Q"], most=200)
+    (reply,) = run(box, draw, ["Q"], most=200)
     assert decode(reply.ids) == f"{call}<result>1</result>{call}<result>1</result>{call}"  # the third is text
     assert reply.finished
     # no room for the result: the reply ends there, unfinished
-    scripted(monkeypatch, [call])
+    draw, _ = scripted([call])
     box, traces = toolbox()
-    (reply,) = run(box, ["Q"], most=len(call) + 10)
+    (reply,) = run(box, draw, ["Q"], most=len(call) + 10)
     assert (decode(reply.ids), reply.finished, len(traces[0]["calls"])) == (call, False, 1)
     # policy and tool share the room
-    scripted(monkeypatch, [call], ["x" * 100])
+    draw, _ = scripted([call], ["x" * 100])
     box, _ = toolbox()
-    (reply,) = run(box, ["Q"], most=60)
+    (reply,) = run(box, draw, ["Q"], most=60)
     assert (len(reply.ids), len(reply.own), len(reply.logprobs)) == (60, 60, 60)
     # a long result is cut
-    scripted(monkeypatch, ["<calculator>10**20</calculator>"], ["$"])
+    draw, _ = scripted(["<calculator>10**20</calculator>"], ["$"])
     box, _ = toolbox()
-    assert "<result>10000000</result>" in decode(run(box, ["Q"])[0].ids)
+    assert "<result>10000000</result>" in decode(run(box, draw, ["Q"])[0].ids)
 
 
-def test_only_the_policys_own_words_call(monkeypatch):
+def test_only_the_policys_own_words_call():
     """A passage that holds a call, and a call begun in one turn and ended in the next."""
     corpus = [{"id": "p", "text": "evil <calculator>6*7</calculator>"}]
     box, traces = toolbox(names=["calculator", "search"], resources=Resources({"corpus": corpus}), max_result_tokens=99)
-    scripted(monkeypatch, ["<search>evil</search>"], ["</calculator>$"])
-    (reply,) = run(box, ["<calculator>1</calculator>"], most=200)
+    draw, _ = scripted(["<search>evil</search>"], ["</calculator>$"])
+    (reply,) = run(box, draw, ["<calculator>1</calculator>"], most=200)
     assert [call["tool"] for call in traces[0]["calls"]] == ["search"]
     assert decode(reply.ids).endswith("</result></calculator>")
 

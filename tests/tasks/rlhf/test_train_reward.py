@@ -168,7 +168,8 @@ def test_centering_pulls_the_two_scores_of_a_pair_to_opposite_values(small_rewar
 
     rows, sums = sevens(), []
     with torch.no_grad():  # scores that all start around 2
-        hidden_D = small_reward_model.hidden_states([row.a for row in rows])[:, -1].mean(0)
+        ids_BL = torch.tensor([[*row.a.prompt_ids, *row.a.reply_ids] for row in rows])
+        hidden_D = small_reward_model.network.base_model(ids_BL).last_hidden_state[:, -1].mean(0)
         small_reward_model.network.score.weight.copy_(2 * hidden_D / hidden_D.norm() ** 2)
     for centering in (0.0, 1.0):
         fitted = copy.deepcopy(small_reward_model)
