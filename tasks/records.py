@@ -57,6 +57,10 @@ class Preference:
     rubric: str | None = None  # "<id>@<sha256 prefix>" of the rubric the rater saw
     created_at: str | None = None
     scores: str | None = None  # JSON {objective: [score of a, score of b]}
+    group: str | None = None  # the ranking that this pair is a part of
+    weight: float = 1.0  # of the row by design: 1/C(k,2) for each pair of a ranking of k replies
+    seconds: float | None = None  # that the rater took
+    licence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,8 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 _ARROW: dict[str, pa.DataType] = {
     "prompt": _MESSAGES,
     "confidence": pa.float64(),
+    "weight": pa.float64(),
+    "seconds": pa.float64(),
     "steps": pa.list_(pa.string()),
     "labels": pa.list_(pa.bool_()),
     "correct": pa.bool_(),
@@ -167,10 +173,10 @@ LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}  # `unsure` carries n
 
 
 def pair_row(row: Preference, prompt_ids: list[int], a_ids: list[int], b_ids: list[int]) -> dict[str, Any]:
-    """A row of the PAIRS schema; its weight is the rater's confidence."""
+    """A row of the PAIRS schema; its weight is the rater's confidence times the row's own."""
     kept = {name: getattr(row, name) for name in PAIRS.names if hasattr(row, name)}
     ids = {"prompt_ids": prompt_ids, "a_ids": a_ids, "b_ids": b_ids}
-    return {**kept, **ids, "label": LABELS[row.choice], "weight": row.confidence}
+    return {**kept, **ids, "label": LABELS[row.choice], "weight": row.confidence * row.weight}
 
 
 def pair_table(rows: list[dict[str, Any]]) -> pa.Table:

@@ -87,6 +87,10 @@ def preference(row: Value, source: str) -> list[Record]:
             rubric=_optional(row, "rubric"),
             created_at=_time(row),
             scores=_json(row, "scores"),
+            group=_optional(row, "group"),
+            weight=1.0 if row.get("weight") is None else _number(row, "weight"),
+            seconds=_number(row, "seconds"),
+            licence=_optional(row, "licence"),
             **_origin(row, source, turns),
             domain=_optional(row, "domain") or "general",
         )
@@ -197,6 +201,16 @@ def _confidence(row: Value) -> float:
     if not 0 <= value <= 1:
         raise RefusedError("range")
     return float(value)
+
+
+def _number(row: Value, key: str) -> Any:
+    """A number that is not negative; None where the row has none."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise RefusedError("type")
+    if value is not None and value < 0:
+        raise RefusedError("range")
+    return None if value is None else float(value)
 
 
 def _time(row: Value) -> str | None:

@@ -47,7 +47,14 @@ def detect(rows: Iterable[Value], path: object) -> Format:
 
 
 def _pair(
-    turns: list[Message], preferred: str, other: str, source: str, tie: bool = False, confidence: float = 1.0
+    turns: list[Message],
+    preferred: str,
+    other: str,
+    source: str,
+    tie: bool = False,
+    confidence: float = 1.0,
+    group: str | None = None,
+    weight: float = 1.0,
 ) -> Preference:
     """A preference from a format that names the better reply: the side it stands on is drawn by hash."""
     if not tie and dialogue.fold(preferred) == dialogue.fold(other):
@@ -63,6 +70,8 @@ def _pair(
         reply_b=reply_b,
         choice=choice,
         confidence=confidence,
+        group=group,
+        weight=weight,
         rater=f"source:{source}",
         source=source,
         domain="general",
@@ -106,11 +115,11 @@ def scored(row: Value, source: str) -> list[Record]:
         raise RefusedError("missing_field")
     replies = [(text(item, _first(item, _REPLY_KEYS)), _score(item)) for item in completions]
     weight = 1 / (len(replies) * (len(replies) - 1) / 2)
-    found: list[Record] = []
+    group, found = row_id(prompt_key(turns), *replies, source), list[Record]()
     for (reply, score), (other, other_score) in combinations(replies, 2):
         if dialogue.fold(reply) != dialogue.fold(other):
             better, worse = (reply, other) if score >= other_score else (other, reply)
-            found.append(_pair(turns, better, worse, source, score == other_score, weight))
+            found.append(_pair(turns, better, worse, source, score == other_score, group=group, weight=weight))
     if not found:
         raise RefusedError("identical_pair")
     return found

@@ -122,7 +122,8 @@ def test_the_preferred_side_is_drawn_by_hash_and_about_even() -> None:
 
 def test_scored_completions_give_every_pair_with_one_weight_in_all() -> None:
     records = convert("scored", SCORED)
-    assert sum(record.confidence for record in records) == pytest.approx(1)
+    assert sum(record.weight for record in records) == pytest.approx(1)
+    assert len({record.group for record in records}) == 1
     assert sorted(record.choice == "tie" for record in records) == [False, False, True]
     assert len({record.cluster for record in records}) == 1
     for record in records:
@@ -163,7 +164,9 @@ def test_chat_ends_in_the_reply() -> None:
 def test_canonical_keeps_what_is_given() -> None:
     given = {**CANONICAL, "id": "r1", "source": "x", "cluster": "c", "domain": "d", "confidence": 0.5}
     given |= {"created_at": "2026-01-02T03:04:05Z", "scores": {"helpfulness": [1, 0]}}
+    given |= {"group": "g", "weight": 0.25, "seconds": 3, "licence": "mit"}
     (record,) = convert("canonical_preferences", given)
+    assert (record.group, record.weight, record.seconds, record.licence) == ("g", 0.25, 3.0, "mit")
     assert (record.id, record.source, record.cluster, record.domain) == ("r1", "x", "c", "d")
     assert (record.confidence, record.rater, record.scores) == (0.5, "ann", '{"helpfulness": [1, 0]}')
     (item,) = convert("canonical_safety", EXAMPLES["canonical_safety"])
@@ -217,6 +220,8 @@ ASSISTANT = {"role": "assistant", "content": "x"}
         ("canonical_preferences", {"confidence": 1.5}, "range"),
         ("canonical_preferences", {"confidence": "high"}, "type"),
         ("canonical_preferences", {"confidence": True}, "type"),
+        ("canonical_preferences", {"weight": -0.5}, "range"),
+        ("canonical_preferences", {"seconds": "2"}, "type"),
         ("canonical_preferences", {"rater": ""}, "rater_unknown"),
         ("canonical_preferences", {"created_at": "2026-01-02T03:04:05"}, "time"),
         ("canonical_preferences", {"created_at": "1970-01-01T00:00:00Z"}, "time"),
