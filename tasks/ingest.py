@@ -6,6 +6,7 @@ writes  data/raw/{demonstrations,preferences,safety,prompts,solutions}, data/qua
 
 import re
 import shutil
+import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -16,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.evaluation import refusals
 from tasks.preferences import shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS
+from tasks.preferences.rules import FILES, Rules, RulesOptions
 from tasks.preferences.sources import Source, Staging, Tally, open_rows, publish, read
 from tasks.records import DATASETS, Record
 
@@ -71,21 +74,24 @@ class Params(stage.Params):
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
+    rules: RulesOptions = RulesOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     folder = data / "runs" / "ingest" / "staged"
     shutil.rmtree(folder, ignore_errors=True)
-    index = Index()
+    index, rules = Index(), Rules.read(params.rules, data, refusals.declines)
+    for note in rules.report()["notes"]:
+        sys.stderr.write(f"ingest: WARNING: {note}\n")
     with tracker.phase("read"), closing(Staging(folder)) as staging:
-        tallies = _stage(params, data, staging, index)
+        tallies = _stage(params, data, staging, index, rules)
     with tracker.phase("publish"):
         publish(staging, index, tallies, data / "raw", data / "quarantine")
     shutil.rmtree(folder)
-    return _metrics(tallies)
+    return {**_metrics(tallies), "rules": rules.report()}
 
 
-def _stage(params: Params, data: Path, staging: Staging, index: Index) -> dict[str, Tally]:
+def _stage(params: Params, data: Path, staging: Staging, index: Index, rules: Rules) -> dict[str, Tally]:
     tallies: dict[str, Tally] = {}
     for source in params.sources:
         if isinstance(source, WorldSource):
@@ -95,12 +101,12 @@ def _stage(params: Params, data: Path, staging: Staging, index: Index) -> dict[s
             made = world_steps.generate(source, params.seed)
             tallies[world_steps.NAME] = _simulate(world_steps.NAME, made, staging, index)
             continue
-        opened = _open(source, params.max_quarantine_rate, data)
+        opened = _open(source, params.max_quarantine_rate, data, rules)
         if opened.name in tallies:
             raise ValueError(f"ingest.sources: two sources are called `{opened.name}`; rename one of the files")
         tallies[opened.name] = read(opened, staging, index)
     for path, entry in shards.accepted(data):
-        opened = shards.source(path, entry)
+        opened = shards.source(path, entry, rules)
         tallies[opened.name] = read(opened, staging, index)
     return tallies
 
@@ -116,7 +122,7 @@ def _simulate(name: str, made: dict[str, list[Record]], staging: Staging, index:
     return tally
 
 
-def _open(source: FileSource, max_quarantine_rate: float, data: Path) -> Source:
+def _open(source: FileSource, max_quarantine_rate: float, data: Path, rules: Rules) -> Source:
     warnings: Counter[str] = Counter()
     if isinstance(source, HubSource):
         name, where = source.path, source.path
@@ -133,6 +139,7 @@ def _open(source: FileSource, max_quarantine_rate: float, data: Path) -> Source:
         format=source.format,
         imitate_chosen=source.demonstrations == "chosen",
         max_quarantine_rate=max_quarantine_rate,
+        rules=rules,
     )
 
 
@@ -176,7 +183,7 @@ STAGE = stage.Stage(
     "ingest",
     Params,
     run,
-    reads=("inputs", "shards/index.json"),
+    reads=("inputs", "shards/index.json", *FILES),
     writes=(*(f"raw/{name}" for name in DATASETS), "quarantine"),
 )
 

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from typing import Any
 
+from tasks.preferences.confusables import plain
 from tasks.preferences.screen import RefusedError
 from tasks.records import ROLES, Message
 
@@ -111,8 +112,8 @@ def check_prompt(turns: list[Message]) -> list[Message]:
 
 
 def fold(value: str) -> str:
-    """The form in which two texts are compared: NFKC, no case, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+    """The form in which two texts are compared: NFKC, letters as they look, no case, white space collapsed."""
+    return " ".join(plain(unicodedata.normalize("NFKC", value)).casefold().split())
 
 
 def cluster(turns: list[Message]) -> str:

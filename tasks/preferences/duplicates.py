@@ -36,7 +36,7 @@ class Index:
         vote = _vote(record) if isinstance(record, Preference) else None
         if vote and vote[0] in self._votes:
             return self._repeated(*vote)
-        fields = vars(record) | {"source": "", "cluster": ""}
+        fields = vars(record) | {"source": "", "cluster": "", "owner": "", "tags": ""}
         content = _digest(json.dumps(fields, sort_keys=True))
         known = self._ids.setdefault(_digest(type(record).__name__, record.id), content)
         if known is not content:
