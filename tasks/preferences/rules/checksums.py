@@ -30,7 +30,7 @@ def is_card(number: str) -> bool:
         or (prefix[:2] in ("36", "38", "30") and length == 14)
         or ("3528" <= prefix <= "3589" and length == 16)
     )  # fmt: skip
-    return network and len(set(number[1:])) > 1 and is_luhn(number)
+    return network and len(set(number)) > 1 and is_luhn(number)
 
 
 def is_luhn(number: str) -> bool:

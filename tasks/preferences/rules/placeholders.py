@@ -1,6 +1,7 @@
 """Typed placeholders in place of what must not be kept: the same value gets the same one inside a row."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -52,6 +53,12 @@ def apart(entities: Iterable[Entity]) -> list[Entity]:
     """Those that do not overlap, in order of place; of two that do, the one found first stays."""
     kept: list[Entity] = []
     for entity in entities:
-        if all(entity.end <= other.start or other.end <= entity.start for other in kept):
-            kept.append(entity)
-    return sorted(kept, key=lambda entity: entity.start)
+        place = bisect_left(kept, entity.start, key=_start)
+        ends_before = place == 0 or kept[place - 1].end <= entity.start
+        if ends_before and (place == len(kept) or entity.end <= kept[place].start):
+            kept.insert(place, entity)
+    return kept
+
+
+def _start(entity: Entity) -> int:
+    return entity.start

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from tasks.preferences import dialogue
 from tasks.preferences.screen import RefusedError
-from tasks.records import Demonstration, Message, Preference, Record, Safety, Solution, prompt_key
+from tasks.records import Demonstration, Message, Preference, Record, Safety, Solution, prompt_key, row_id
 
 RULES_VERSION = "1"  # of what this package refuses, redacts and warns of; raise it when one of them changes
 SEPARATOR = "\x1f"  # between the texts of a row: the screen has refused rows that hold control characters
@@ -93,8 +93,9 @@ def _rewritten(record: Record, changed: Mapping[str, str]) -> Record:
     prompt = [Message(role=turn["role"], content=changed[turn["content"]]) for turn in record.prompt]
     fields: dict[str, Any] = {"prompt": prompt}
     # What is derived from the prompt is derived anew, so that rows with the same new prompt stay together.
-    if record.id == prompt_key(record.prompt):
-        fields["id"] = prompt_key(prompt)
+    key = prompt_key(record.prompt)
+    if record.id in (key, row_id(key)):
+        fields["id"] = prompt_key(prompt) if record.id == key else row_id(prompt_key(prompt))
     if record.cluster == dialogue.cluster(record.prompt):
         fields["cluster"] = dialogue.cluster(prompt)
     if isinstance(record, Preference):

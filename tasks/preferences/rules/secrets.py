@@ -65,7 +65,7 @@ def _assigned(text: str, lower: str) -> Iterator[Entity]:
             match = _ASSIGNED.match(text, place + len(word))
             if match and _is_random(match[1]):
                 yield Entity(match.start(1), match.end(1), REASON, match[1])
-            place = lower.find(word, place + 1)
+            place = lower.find(word, match.end() if match else place + 1)
 
 
 def _is_random(value: str) -> bool:

@@ -136,7 +136,7 @@ def lexical(text: str) -> float:
         folded = _STRETCH.sub(rb"\1", folded)
     words = set(folded.replace(b"*", b" ").split())
     if b"*" in folded:
-        words |= {word for masked in _MASKED.findall(folded) for word in _unmasked(masked)}
+        words |= {word for masked in set(_MASKED.findall(folded)) for word in _unmasked(masked)}
     line = " ".join(folded.decode().split())
     score = _WEIGHTS["slur"] * bool(words & _SLURS) + _WEIGHTS["profane"] * len(words & _PROFANE)
     if words & (_INSULTS | _PROFANE | _SLURS):
