@@ -12,25 +12,31 @@ _TOKENS = re.compile(
 _OPENERS = tuple(
     "<| <｜ INST] SYS>> <s> </s> os> <pad> <unk> <mask> _of_t _of_i [BOS [EOS [SYSTEM_P [AVAILABLE_T [TOOL_C".split()
 )
-_HINTS = (
-    *"ignore disregard forget override jailbreak verdict tool_call <tool <function </invoke <invoke [[".split(),
-    *("system prompt", "developer mode", "you are now", "do anything now"),
-    *("this response", "this answer", "this reply", "this one"),
+_SYSTEM = r"\b(?:reveal|print|show|repeat|output)\b[^.\n]{0,20}\bsystem prompt\b|\bsystem prompt\W{1,3}you are\b"
+# Orders, each with words of which one must be there before it is looked for.
+_ORDERS = tuple(
+    (frozenset(words.encode().split()), re.compile(pattern))
+    for words, pattern in {
+        "ignore disregard forget override": r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,30}"
+        r"\b(?:previous|prior|above|earlier|preceding|all|your|the)\b[^.\n]{0,24}"
+        r"\b(?:instructions?|prompts?|rubric|guidelines|directions)\b",
+        "verdict": r"\b(?:final )?verdict\W{1,3}(?:is )?\W{0,3}(?:\[\[|(?:assistant|response|answer) [ab]\b)",
+        "tool function invoke": r"</?(?:tool_call|tool_response|tool_use|function_calls?|invoke)\b",
+        "prompt": _SYSTEM,
+        "dan mode anything": r"\byou are now (?:dan\b|in (?:developer|dan|god) mode)|\bdo anything now\b",
+        "rate score grade judge choose prefer select pick": r"\b(?:rate|score|grade|judge|choose|prefer|select|pick)\b"
+        r"[^.\n]{0,30}\bthis (?:response|answer|reply|one)\b[^.\n]{0,30}\b(?:10|ten|100|best|highest|higher|winner)\b",
+    }.items()
 )
-_INJECTION = re.compile(
-    r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,30}\b(?:previous|prior|above|earlier|preceding|all|your|the)\b"
-    r"[^.\n]{0,24}\b(?:instructions?|prompts?|rubric|guidelines|rules you|directions)\b"
-    r"|\[\[(?:a|b|c|tie|rating|\d{1,2})\]\]|</?(?:tool_call|tool_response|function_calls?|tool_use|invoke)\b"
-    r"|\b(?:final )?verdict\W{1,3}(?:is )?\W{0,3}(?:\[\[|assistant [ab]\b|response [ab]\b|answer [ab]\b)"
-    r"|\b(?:reveal|print|show|repeat|output)\b[^.\n]{0,20}\bsystem prompt\b|\bsystem prompt\W{1,3}you are\b"
-    r"|\byou are now (?:dan\b|in (?:developer|dan|god) mode)|\bdo anything now\b"
-    r"|\b(?:rate|score|grade|judge|choose|prefer|select|pick)\b[^.\n]{0,30}\bthis (?:response|answer|reply|one)\b"
-    r"[^.\n]{0,30}(?:\b(?:10|ten|100|best|highest|higher|winner)\b)"
-)
+_VERDICT = re.compile(r"\[\[(?:a|b|c|tie|rating|\d{1,2})\]\]")
 
 
 def has_token(row: Row) -> bool:
-    return any(opener in row.text for opener in _OPENERS) and _TOKENS.search(row.text) is not None
+    return (
+        ("<" in row.text or "[" in row.text)
+        and any(opener in row.text for opener in _OPENERS)
+        and _TOKENS.search(row.text) is not None
+    )
 
 
 def check_token(mode: str, row: Row) -> None:
@@ -47,5 +53,6 @@ def _spell(match: re.Match[str]) -> str:
 
 
 def check_injection(mode: str, row: Row) -> None:
-    if any(hint in row.lower for hint in _HINTS) and _INJECTION.search(row.lower):
+    is_verdict = "[[" in row.lower and _VERDICT.search(row.lower) is not None
+    if is_verdict or any(not words.isdisjoint(row.words) and order.search(row.lower) for words, order in _ORDERS):
         row.found(mode, "injection_marker")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from tasks.preferences import dialogue
+from tasks.preferences.rules.disguise import letters
 from tasks.preferences.screen import RefusedError
 from tasks.records import Demonstration, Message, Preference, Record, Safety, Solution, prompt_key, row_id
 
@@ -48,6 +49,8 @@ class Row:
         self.lower = self.text.lower()
         self.is_ascii = self.text.isascii()
         self.raw = self.text.encode()
+        self.letters = letters(self.text)
+        self.words = set(self.letters.split())
 
     def found(self, mode: str, reason: str) -> None:
         """Warn of a finding, or refuse the row for it."""

@@ -34,13 +34,18 @@ _SHAPES = {
     "://": r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@<>]{1,64}:[^\s/@<>]{3,128}@[\w.-]+",
 }
 _PATTERNS = tuple((mark, re.compile(pattern)) for mark, pattern in _SHAPES.items())
+_NAMES = frozenset(
+    b"key keys apikey secretkey accesskey privatekey accountkey secret secrets clientsecret token tokens accesstoken "
+    b"authtoken password passwd passwords pwd dbpassword".split()
+)
 _WORDS = ("key", "secret", "token", "passw", "pwd")
 _ASSIGNED = re.compile(r"""\w{0,16}["']?[ \t]{0,3}(?:=>|:=|=|:)[ \t]{0,3}["'`]?([A-Za-z0-9+/_.=~!@#$%^&*-]{16,256})""")
 MIN_BITS = 3.5  # of entropy per character: English words have about 3, random base64 above 4
 
 
 def check(mode: str, row: Row) -> None:
-    if next(find(row.text, row.lower), None) is None:
+    is_assigned = not _NAMES.isdisjoint(row.words)
+    if next(find(row.text, row.lower if is_assigned else ""), None) is None:
         return
     if mode == "redact":
         row.rewrite(lambda text: Placeholders(text).apply(text, find))
@@ -48,12 +53,13 @@ def check(mode: str, row: Row) -> None:
 
 
 def find(text: str, lower: str | None = None) -> Iterator[Entity]:
+    """Secrets and their places; `lower` empty: assignments are not looked for."""
     for mark, pattern in _PATTERNS:
         if mark in text:
             for match in pattern.finditer(text):
                 yield Entity(match.start(), match.end(), REASON, match[0])
     lower = text.lower() if lower is None else lower
-    if "=" in text or ":" in text:
+    if lower and ("=" in text or ":" in text):
         yield from _assigned(text, lower if len(lower) == len(text) else text)
 
 

@@ -30,10 +30,10 @@ _CUT = re.compile(
     r"|<(?:truncated|incomplete|interrupted)>|\((?:truncated|cut off|incomplete|continued?)\)"
     r"|\[(?:continue|continued|stopped|stop|max[_ ]tokens|length)\]|finish_reason\W{1,4}length\W{0,3})\s*$"
 )
-_NAMES = (
-    "openai", "chatgpt", "anthropic", "claude", "gpt-", "bard", "gemini", "deepmind", "llama", "mistral", "qwen",
-    "deepseek", "vicuna", "alpaca", "grok", "copilot", "language model trained", "assistant trained",
-)  # fmt: skip
+_NAMES = frozenset(
+    b"openai chatgpt anthropic claude gpt gpta bard gemini deepmind llama mistral qwen deepseek vicuna alpaca grok "
+    b"copilot google meta microsoft alibaba xai".split()  # digits read as letters: gpt4 is gpta
+)
 _IDENTITY = re.compile(
     r"\b(?:i am|i'm|i’m|my name is|this is|call me|as)\W{1,2}(?:an? )?(?:ai )?(?:assistant )?(?:called |named )?"
     r"(?:chatgpt|gpt-?\d|claude|bard|gemini|llama|mistral|qwen|deepseek|vicuna|alpaca|grok|copilot)\b"
@@ -65,9 +65,7 @@ def check_unfinished(mode: str, row: Row) -> None:
 
 
 def check_identity(mode: str, row: Row) -> None:
-    if not any(name in row.lower for name in _NAMES):
-        return
-    if any(_IDENTITY.search(reply.lower()) for reply in row.replies):
+    if not _NAMES.isdisjoint(row.words) and any(_IDENTITY.search(reply.lower()) for reply in row.replies):
         row.found(mode, "identity_leak")
 
 

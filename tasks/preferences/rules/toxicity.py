@@ -6,13 +6,12 @@ A scorer is a function from a text to a score; the built-in one (`lexical`) read
 
 import importlib
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from tasks.preferences.confusables import plain
+from tasks.preferences.rules.disguise import letters
 from tasks.preferences.rules.lexicon import INSULTS, PROFANE, SLURS, STRONG, THREATS
 from tasks.preferences.rules.row import Mode, Options, Row, preferred
 from tasks.records import Safety
@@ -25,14 +24,6 @@ _GATE = _SLURS | _PROFANE | _INSULTS | _THREATS
 _SPACED = tuple(" ".join(word).encode() for word in STRONG)
 _STRETCH = re.compile(rb"([a-z])\1{2,}")
 _MASKED = re.compile(rb"\b[a-z]+\*+[a-z]*")
-# Digits and signs that stand for letters; what is no letter parts words, but for the apostrophe and the asterisk.
-_LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s"}
-_TABLE = bytes(
-    ord(_LEET.get(chr(code), chr(code).lower() if chr(code).isalpha() or chr(code) == "*" else " "))
-    if code < 128
-    else 32
-    for code in range(256)
-)
 _YOU = (
     r"\b(?:you(?: are| re)?|u(?: r)?|ur|your|they(?: are| re)?|those|these|all (?:of )?(?:them|these|those))"
     r"(?: (?:a|an|all|so|such|just|really|fucking|nothing|but|complete|total|little|dirty|filthy|dumb|stupid)){0,4}"
@@ -81,7 +72,7 @@ class Check:
         self._gated = options.scorer == LEXICAL
 
     def __call__(self, row: Row) -> None:
-        if self._gated and not may_be_toxic(row.text, row.raw, row.is_ascii):
+        if self._gated and not may_be_toxic(row):
             return
         is_safety = any(isinstance(record, Safety) for record in row.records)
         wanted = dict.fromkeys(reply for record in row.records if (reply := preferred(record)) is not None)
@@ -99,10 +90,10 @@ class Check:
         return any(self._score(text) >= self._options.threshold for text in texts)
 
 
-def may_be_toxic(text: str, raw: bytes, is_ascii: bool) -> bool:
+def may_be_toxic(row: Row) -> bool:
     """Whether it is worth scoring the texts one by one: one of the words is there, or a disguise."""
-    folded = _fold("" if is_ascii else text, raw)
-    return not _GATE.isdisjoint(folded.split()) or b"*" in folded or _is_stretched(folded) or _is_spaced(folded)
+    seen = row.letters
+    return not _GATE.isdisjoint(row.words) or b"*" in seen or _is_stretched(seen) or _is_spaced(seen)
 
 
 def _is_stretched(folded: bytes) -> bool:
@@ -116,19 +107,12 @@ def _is_spaced(folded: bytes) -> bool:
     )
 
 
-def _fold(text: str, raw: bytes) -> bytes:
-    """Lower-case ASCII, without accents, disguises and punctuation."""
-    if text:
-        raw = plain(unicodedata.normalize("NFKD", text)).replace("\u2019", "'").encode("ascii", "ignore")
-    return raw.translate(_TABLE)
-
-
 def lexical(text: str) -> float:
     """0 for clean text; 1 for a slur or a threat, 0.6 for a name that somebody is called, 0.25 for a coarse word.
 
     Coarse words count once each, so that a long angry story is not worse than a short one.
     """
-    folded = _fold("" if text.isascii() else text, text.encode("utf-8", "replace"))
+    folded = letters(text)
     if _is_spaced(folded):
         for spaced in _SPACED:
             folded = folded.replace(spaced, spaced.replace(b" ", b""))
