@@ -19,7 +19,8 @@ from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS
-from tasks.preferences.sources import Source, Staging, Tally, open_rows, publish, read
+from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.staging import Staging, Tally, publish
 from tasks.records import DATASETS, Record
 
 
@@ -80,7 +81,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     with tracker.phase("read"), closing(Staging(folder)) as staging:
         tallies = _stage(params, data, staging, index)
     with tracker.phase("publish"):
-        publish(staging, index, tallies, data / "raw", data / "quarantine")
+        publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
     shutil.rmtree(folder)
     return _metrics(tallies)
 

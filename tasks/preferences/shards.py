@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from tasks.preferences import canonical
 from tasks.preferences.duplicates import Index
 from tasks.preferences.screen import BadFileError
-from tasks.preferences.sources import Source, Staging, open_rows, read
+from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.staging import Staging
 from tasks.records import DATASETS, content_hash
 
 NAME = "fresh"  # the source of rows that name none, whatever their file was called: same rows, same hash
@@ -97,10 +98,12 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str,
         what = f"rows for {' and '.join(datasets)}" if datasets else "no row that is new"
         raise BadFileError(path, "wrong_format", f"a shard feeds one dataset, this one holds {what}")
     target = folder / "rows.jsonl"
-    with target.open("w", encoding="utf-8") as file, pq.ParquetFile(folder / datasets[0] / f"{NAME}.parquet") as rows:
-        for batch in rows.iter_batches(columns=[name for name in rows.schema_arrow.names if name[0] != "_"]):
-            for row in batch.to_pylist():
-                file.write(canonical.to_json(DATASETS[datasets[0]](**row)) + "\n")
+    with target.open("w", encoding="utf-8") as file:
+        for part in staging.parts(datasets[0]):
+            with pq.ParquetFile(part) as rows:
+                for batch in rows.iter_batches():
+                    for row in batch.to_pylist():
+                        file.write(canonical.to_json(DATASETS[datasets[0]](**row)) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return datasets[0], tally.records[datasets[0]], target
