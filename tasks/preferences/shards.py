@@ -66,11 +66,15 @@ def accepted(data: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
+def name_of(entry: Mapping[str, Any]) -> str:
+    return f"shard-{entry['sha256'][:12]}"
+
+
 def source(path: Path, entry: Mapping[str, Any]) -> Source:
     """An accepted shard, to be read again; nothing in it can stop a run any more."""
     warnings: Counter[str] = Counter()
     return Source(
-        name=f"shard-{entry['sha256'][:12]}",
+        name=name_of(entry),
         where=path,
         rows=open_rows(path, warnings),
         warnings=warnings,

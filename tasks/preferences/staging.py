@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -103,21 +104,15 @@ class Staging:
 
     def keep(self, source: str, folder: Path) -> None:
         """Link the finished files of a source to a folder, from where `adopt` takes them."""
-        for path in self._files(source):
-            link(path, folder / path.relative_to(self.folder))
-
-    def adopt(self, source: str, folder: Path) -> None:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.parent != folder):
-            target = self.folder / path.relative_to(folder)
-            if path.parent.name == "quarantine":  # lines may be added to it
-                shutil.copyfile(path, target)
-            elif path.parent.name in (*DATASETS, "origin"):
-                link(path, target)
-
-    def _files(self, source: str) -> list[Path]:
-        found = [path for name in (*DATASETS, "origin") for path in self.parts(name, source)]
+        files = [path for name in (*DATASETS, "origin") for path in self.parts(name, source)]
         quarantine = self.folder / "quarantine" / f"{source}.jsonl"
-        return found + ([quarantine] if quarantine.exists() else [])
+        for path in [*files, quarantine] if quarantine.exists() else files:
+            _share(path, folder / path.relative_to(self.folder))
+
+    def adopt(self, folder: Path) -> None:
+        for name in (*DATASETS, "origin", "quarantine"):
+            for path in sorted((folder / name).glob("*")):
+                _share(path, self.folder / name / path.name)
 
     def _flush(self, dataset: str, source: str) -> None:
         rows = self._pending.pop((dataset, source))
@@ -170,13 +165,14 @@ def publish(
         folder.replace(target)
 
 
-def link(path: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links."""
+def _share(path: Path, target: Path) -> None:
+    """The same file under another name; a copy of what may still grow, and where the file system has no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)
+    if path.parent.name != "quarantine":
+        with suppress(OSError):
+            os.link(path, target)
+            return
+    shutil.copyfile(path, target)
 
 
 def _table(records: list[Record], columns: pa.Schema) -> pa.Table:
