@@ -66,7 +66,14 @@ class Rules:
     ) -> None:
         self._options, self._rubrics, self._style_guide = options, rubrics, style_guide
         self._checks = _checks(options, opt_outs, rubrics, declines)
-        said = (options.model_dump_json(), opt_outs.salt, *sorted(opt_outs.hashes), *rubrics.known, RULES_VERSION)
+        said = (
+            options.model_dump_json(),
+            opt_outs.salt,
+            *sorted(opt_outs.hashes),
+            *rubrics.known,
+            RULES_VERSION,
+            *self.report()["notes"],
+        )
         self.key = hashlib.sha256("\0".join(said).encode()).hexdigest()  # under another key a row may fare otherwise
 
     @classmethod
