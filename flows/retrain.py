@@ -69,9 +69,10 @@ def take_and_plan(space: Workspace, fresh: Path | None, from_stage: str | None, 
 
 
 def take(space: Workspace, fresh: Path) -> None:
+    from tasks.ingest import rules_of
     from tasks.preferences.shards import accept
 
-    taken = accept(fresh, space.data)
+    taken = accept(fresh, space.data, rules=rules_of(space.root))
     say(f"{fresh}: {taken.rows} rows for {taken.dataset}" + ("" if taken.is_new else ", which had them already"))
 
 

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import refusals
-from tasks.preferences import kept, shards, tabular
+from tasks.preferences import kept, rejudged, shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS
 from tasks.preferences.kept import Reading
@@ -93,11 +93,33 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     for note in rules.report()["notes"]:
         sys.stderr.write(f"ingest: WARNING: {note}\n")
     with tracker.phase("read"), closing(Staging(runs / "staged")) as staging:
-        tallies, index = kept.take(_readings(params, data, rules), _basis(params, data, rules), staging, runs / "kept")
+        readings = _readings(params, data, rules)
+        tallies, index = kept.take(readings, _basis(params, data, rules), staging, runs / "kept")
     with tracker.phase("publish"):
         publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
     shutil.rmtree(runs / "staged")
+    _compare(runs, data / "quarantine", rules, readings)
     return {**_metrics(tallies), "rules": rules.report()}
+
+
+def _compare(runs: Path, quarantine: Path, rules: Rules, readings: list[Reading]) -> None:
+    """Say what became of rows that the last run refused; beside the outputs, which do not depend on it."""
+    identities = {each.name: each.identity for each in readings}
+    found = rejudged.compare(runs / "judged", quarantine, rules.key, identities)
+    if found is not None and not found.is_empty:
+        stage.write_json(runs / "rejudged.json", rejudged.document(found))
+        sys.stderr.write(f"ingest: {found.text}; {runs / 'rejudged.json'}\n")
+
+
+def rules_of(root: Path) -> Rules:
+    """The rules that params.yaml asks for. Raises ValueError where it asks for what cannot be."""
+    path = root / stage.PARAMS
+    section = stage.read_yaml(path).get("ingest") or {}
+    try:
+        options = RulesOptions.model_validate(section.get("rules") or {})
+    except ValidationError as error:
+        raise ValueError(stage.explain(error, path, "ingest.rules")) from None
+    return Rules.read(options, root / "data", refusals.declines)
 
 
 def _basis(params: Params, data: Path, rules: Rules) -> str:

@@ -131,15 +131,20 @@ def _index(index: Path, entry: dict[str, Any]) -> bool:
     shards = _read_index(index)
     if any(known["sha256"] == entry["sha256"] for known in shards):
         return False
+    write_index(index, [*shards, entry])
+    return True
+
+
+def write_index(index: Path, entries: list[dict[str, Any]]) -> None:
+    """Replace the index, atomically."""
     temporary = index.with_name(f".{index.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"shards": [*shards, entry]}, file, indent=2, sort_keys=True)
+        json.dump({"shards": entries}, file, indent=2, sort_keys=True)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(index)
     _sync(index.parent)
-    return True
 
 
 def _sync(folder: Path) -> None:
