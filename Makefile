@@ -5,7 +5,7 @@ PORT ?= 5000
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run estimate holds release-shard mine test test-slow check ui bench clean reproduce release serve selftest
+.PHONY: run estimate holds release-shard release-hold mine test test-slow check ui bench clean reproduce release serve selftest
 
 # The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
 # take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
@@ -38,6 +38,10 @@ holds: $(READY)  # fresh shards that are held, and why
 release-shard: $(READY)  # SHARD=<start of its hash> BY=<name> REASON=<why>: take a held shard in after all
 	@$(PY) -m flows.holds $(if $(RECIPE),--recipe '$(RECIPE)') release-shard --shard '$(SHARD)' --by '$(BY)' \
 		--reason '$(REASON)'
+
+release-hold: $(READY)  # HOLD=<name> DATASET=<dataset> BY=<name> REASON=<why>: train on the data as it is
+	@$(PY) -m flows.holds $(if $(RECIPE),--recipe '$(RECIPE)') release-hold --hold '$(HOLD)' --dataset '$(DATASET)' \
+		--by '$(BY)' --reason '$(REASON)'
 
 # Where the reward model is exploited: replies that it scores high and a better judge low, as a file for FRESH=.
 # JUDGES=gold,verifier,judge: who is asked. PROMPTS=400 REPLIES=8: how many.

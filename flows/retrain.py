@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from flows import parameters, server, summary
+from flows import parameters, server, summary, versions
 from tasks import register
 from tasks.adapters import execution, graph, stage, workspace
 from tasks.adapters.execution import StageError, TransientError
@@ -52,6 +52,8 @@ def retrain(
             with Run(space, say, warm) as run:
                 failure = run.stages(steps)
                 version = None if failure else register.register(space, run.journal)
+                if version is not None and version.version is not None:
+                    versions.remember(space)
         report = summary.write(space, run.results, version, started)
     publish(report)
     say(summary.table(report))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tasks.preferences import predictor
 from tasks.preferences.predictor import Floats, Row, decided
+from tasks.preferences.triggers import Corpus
 
 MIN_GROUP = 30  # rows of a rater or a domain that are looked at apart
 MIN_KNOWN = 100  # accepted rows of a rater that are a history of their own
@@ -40,6 +41,7 @@ class Accepted:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = decided(rows)
+        self.corpus = Corpus(self.rows)
         matrix = predictor.features(self.rows)
         self.predictor, own = predictor.fit(self.rows, matrix)
         self.scores = score(own)

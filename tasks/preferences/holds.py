@@ -16,24 +16,13 @@ from scipy import stats
 
 from tasks.preferences import shift
 from tasks.preferences.flips import Accepted, Flips, flips
+from tasks.preferences.hold import Hold
 from tasks.preferences.predictor import decided
-from tasks.preferences.triggers import Trigger, triggers
+from tasks.preferences.triggers import Corpus, Trigger, triggers
 
 Row = Mapping[str, Any]
 MIN_ACCEPTED = 500  # decided comparisons without which there is nothing to compare with
 MIN_SHARD = 50  # decided comparisons of a shard below which nothing could be seen in it
-
-
-@dataclass(frozen=True)
-class Hold:
-    name: str
-    value: float
-    bound: float
-    text: str  # what was seen
-
-    @property
-    def line(self) -> str:
-        return f"{self.name}: {self.text} ({self.value:.4g}, bound {self.bound:.4g})"
 
 
 class ShardOptions(BaseModel):
@@ -79,8 +68,8 @@ def judge_shard(
     known = known or Accepted(old)
     scores = known.flip_scores(fresh)
     rates = flips(fresh, scores, known)
-    suspects = triggers(fresh, scores, known.rows, options.alpha)
-    holds = [*_flip_holds(rates, options), *_trigger_holds(suspects, options), *_shift_holds(shard, accepted, options)]
+    suspects = triggers(Corpus(fresh), scores, known.corpus, options.alpha)
+    holds = [*flip_holds(rates, options), *_trigger_holds(suspects, options), *_shift_holds(shard, accepted, options)]
     measured = {
         "flip_rate": rates[0].rate,
         "flip_rate_error": rates[0].error,
@@ -90,7 +79,7 @@ def judge_shard(
     return Verdict(holds, warnings, len(old), measured)
 
 
-def _flip_holds(rates: Sequence[Flips], options: ShardOptions) -> list[Hold]:
+def flip_holds(rates: Sequence[Flips], options: ShardOptions) -> list[Hold]:
     """Half of alpha for the shard as a whole, half for its raters and domains together."""
     found: list[Hold] = []
     for each in sorted(rates, key=lambda each: (each.group != "all", -each.z)):

@@ -28,10 +28,23 @@ class Trigger:
     chance: float  # of so much in a clean shard, all n-grams looked at considered
 
 
-def triggers(shard: Sequence[Row], scores: Floats, old: Sequence[Row], alpha: float) -> list[Trigger]:
+class Corpus:
+    """The texts of decided comparisons, as hashed tokens: of replies one text per row, preferred ones first."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        turned = [("reply_a", "reply_b") if row["choice"] == "a" else ("reply_b", "reply_a") for row in rows]
+        self.replies = [row[keys[side]] for side in (0, 1) for row, keys in zip(rows, turned, strict=True)]
+        self.asked = [row["prompt"][-1]["content"] for row in rows]
+        hasher = ngrams.Hasher()
+        self.reply_ids, self.asked_ids = hasher.ids(self.replies), hasher.ids(self.asked)
+        clusters, self.cluster = np.unique([row["cluster"] for row in rows], return_inverse=True)
+        self.size, self.num_prompts = len(rows), len(clusters)
+
+
+def triggers(shard: Corpus, scores: Floats, old: Corpus, alpha: float) -> list[Trigger]:
     """Suspected triggers, the least likely first; at most one for each set of rows that shares it.
 
-    shard, old: decided comparisons, fresh and accepted. scores: of the shard's flips.
+    shard, old: fresh and accepted comparisons. scores: of the shard's flips.
     """
     found = []
     for order in ORDERS:
@@ -41,27 +54,15 @@ def triggers(shard: Sequence[Row], scores: Floats, old: Sequence[Row], alpha: fl
     return list({(each.where, each.prompts, each.accepted): each for each in reversed(found)}.values())[::-1]
 
 
-def _sides(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """The preferred and the refused replies."""
-    turned = [("reply_a", "reply_b") if row["choice"] == "a" else ("reply_b", "reply_a") for row in rows]
-    pairs = [(row[better], row[worse]) for row, (better, worse) in zip(rows, turned, strict=True)]
-    return [better for better, _ in pairs], [worse for _, worse in pairs]
-
-
-def _one_sided(rows: Sequence[Row], order: int, wanted: ngrams.Hashes | None = None) -> "Tally":
+def _one_sided(corpus: Corpus, order: int, wanted: ngrams.Hashes | None = None) -> "Tally":
     """Of each n-gram: in how many prompts it stands in the preferred reply alone, in how many in the refused alone."""
-    hasher = ngrams.Hasher()
-    parts = []
-    for sign, texts in zip((1, -1), _sides(rows), strict=True):
-        found, of_row = ngrams.ngrams(*hasher.ids(texts), order)
-        if wanted is not None:
-            keep = np.isin(found, wanted)
-            found, of_row = found[keep], of_row[keep]
-        found, of_row = _once(found, of_row, MIN_PROMPTS if wanted is None else 1)
-        parts.append((found, of_row, np.full(len(found), sign)))
-    grams, of_row, signs = (np.concatenate(part) for part in zip(*parts, strict=True))
-    _, cluster = np.unique([row["cluster"] for row in rows], return_inverse=True)
-    return _tally(grams, cluster[of_row], signs)
+    found, of_text = ngrams.ngrams(*corpus.reply_ids, order)
+    if wanted is not None:
+        keep = np.isin(found, wanted)
+        found, of_text = found[keep], of_text[keep]
+    grams, of_text = _once(found, of_text, MIN_PROMPTS if wanted is None else 1)
+    signs = np.where(of_text < corpus.size, 1, -1)
+    return _tally(grams, corpus.cluster[of_text % max(1, corpus.size)], signs)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _tally(grams: ngrams.Hashes, prompts: Ints, signs: Ints) -> Tally:
     )
 
 
-def _in_replies(shard: Sequence[Row], old: Sequence[Row], order: int, alpha: float) -> list[Trigger]:
+def _in_replies(shard: Corpus, old: Corpus, order: int, alpha: float) -> list[Trigger]:
     tally = _one_sided(shard, order)
     often = np.maximum(tally.preferred, tally.refused) >= MIN_PROMPTS
     grams, better, worse = tally.grams[often], tally.preferred[often], tally.refused[often]
@@ -101,7 +102,7 @@ def _in_replies(shard: Sequence[Row], old: Sequence[Row], order: int, alpha: flo
     known_better, known_worse = _one_sided(old, order, grams).of(grams)
     before = known_better + known_worse
     # Twice unlikely: so frequent, were shard and accepted one urn; so one-sided, were sides drawn by a coin.
-    rare = _more_frequent(better + worse, before, _prompts(shard), _prompts(old)) * len(tally.grams)
+    rare = _more_frequent(better + worse, before, shard.num_prompts, old.num_prompts) * len(tally.grams)
     suspects = rare < alpha
     sided = stats.binom.sf(np.maximum(better, worse) - 1, better + worse, 0.5) * 2 * max(1, int(suspects.sum()))
     # Of an n-gram that is known: sides that moved apart, by much.
@@ -110,7 +111,7 @@ def _in_replies(shard: Sequence[Row], old: Sequence[Row], order: int, alpha: flo
     chance = np.minimum(chance, moved)
     found = []
     for place in _distinct(chance, alpha, better, worse):
-        texts = _sides(shard)[0 if better[place] > worse[place] else 1]
+        texts = shard.replies[: shard.size] if better[place] > worse[place] else shard.replies[shard.size :]
         where = "preferred replies" if better[place] > worse[place] else "refused replies"
         words = ngrams.spelled(texts, int(grams[place]), order) or "?"
         found.append(Trigger(words, where, int(better[place] + worse[place]), int(before[place]), float(chance[place])))
@@ -136,10 +137,6 @@ def _more_frequent(here: Ints, before: Ints, size: int, old_size: int) -> Floats
     return np.where(here * old_size >= RARE * size * (before + 0.5), chance, 1.0)
 
 
-def _prompts(rows: Sequence[Row]) -> int:
-    return len({row["cluster"] for row in rows})
-
-
 def _moved(better: Ints, worse: Ints, known_better: Ints, known_worse: Ints) -> Floats:
     """Two-sided chance that the share on the preferred side is as before, where it moved by 0.25 and more."""
     here, before = better + worse, known_better + known_worse
@@ -150,29 +147,28 @@ def _moved(better: Ints, worse: Ints, known_better: Ints, known_worse: Ints) -> 
     return np.where((before >= 50) & (here >= 20) & (np.abs(share - known) >= 0.25), chance, np.inf)
 
 
-def _in_prompts(shard: Sequence[Row], scores: Floats, old: Sequence[Row], order: int, alpha: float) -> list[Trigger]:
+def _in_prompts(shard: Corpus, scores: Floats, old: Corpus, order: int, alpha: float) -> list[Trigger]:
     """N-grams new to prompts, whose rows look more flipped than the rest."""
-    grams, of_row = _of_prompts(shard, order, MIN_PROMPTS)
+    grams, of_row = _once(*ngrams.ngrams(*shard.asked_ids, order), MIN_PROMPTS)
     values, inverse, counts = np.unique(grams, return_inverse=True, return_counts=True)
     often = counts >= MIN_PROMPTS
     if not often.any():
         return []
-    old_grams, _ = _of_prompts(old, order, 1)
-    old_grams = old_grams[np.isin(old_grams, values[often])]
-    known, known_counts = np.unique(old_grams, return_counts=True)
+    old_grams, old_rows = ngrams.ngrams(*old.asked_ids, order)
+    keep = np.isin(old_grams, values[often])
+    known, known_counts = np.unique(_once(old_grams[keep], old_rows[keep], 1)[0], return_counts=True)
     before = np.zeros(len(values), dtype=np.int64)
     before[np.searchsorted(values, known)] = known_counts
-    suspects = often & (_more_frequent(counts, before, _prompts(shard), _prompts(old)) * len(values) < alpha)
+    suspects = often & (_more_frequent(counts, before, shard.num_prompts, old.num_prompts) * len(values) < alpha)
     if not suspects.any():
         return []
     sums = np.bincount(inverse, scores[of_row], minlength=len(values))
-    rest = (scores.sum() - sums) / np.maximum(1, len(shard) - counts)
+    rest = (scores.sum() - sums) / np.maximum(1, shard.size - counts)
     z = (sums / counts - rest) / (scores.std() / np.sqrt(counts))
     chance = np.where(suspects, stats.norm.sf(z) * suspects.sum(), np.inf)
-    texts = [row["prompt"][-1]["content"] for row in shard]
     return [
         Trigger(
-            ngrams.spelled(texts, int(values[place]), order) or "?",
+            ngrams.spelled(shard.asked, int(values[place]), order) or "?",
             "prompts",
             int(counts[place]),
             int(before[place]),
@@ -180,12 +176,6 @@ def _in_prompts(shard: Sequence[Row], scores: Floats, old: Sequence[Row], order:
         )
         for place in _distinct(chance, alpha, counts, counts)
     ]
-
-
-def _of_prompts(rows: Sequence[Row], order: int, least: int) -> tuple[ngrams.Hashes, Ints]:
-    """The n-grams of the last turns, each once a row."""
-    found, of_row = ngrams.ngrams(*ngrams.Hasher().ids(row["prompt"][-1]["content"] for row in rows), order)
-    return _once(found, of_row, least)
 
 
 def _once(found: ngrams.Hashes, of_row: Ints, least: int) -> tuple[ngrams.Hashes, Ints]:
