@@ -65,6 +65,10 @@ class BadFileError(ValueError):
         self.reason = reason
 
 
+class HeldError(Exception):
+    """A file waits for a person; the message is one line: hold, value, bound, remedy."""
+
+
 @dataclass(frozen=True)
 class Row:
     line: int  # from 1; the element's number in a JSON array, the row's in parquet
