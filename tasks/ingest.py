@@ -18,7 +18,10 @@ from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import shards, tabular
 from tasks.preferences.duplicates import Index
+from tasks.preferences.folds import Shares
 from tasks.preferences.formats import FORMATS
+from tasks.preferences.held_out import hold_out
+from tasks.preferences.settle import Settler
 from tasks.preferences.sources import Source, Staging, Tally, open_rows, publish, read
 from tasks.records import DATASETS, Record
 
@@ -66,23 +69,28 @@ class HubSource(FileSource):
 class Params(stage.Params):
     seed: int
     world: world.WorldParams
+    folds: Shares
     sources: Annotated[
         tuple[Annotated[WorldSource | StepsSource | FileSource | HubSource, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
+    near_jaccard: Annotated[float, Field(gt=0, le=1)]  # of two texts' shingles, from which they are near
+    held_out: tuple[str, ...]  # files of data/inputs that no row may be near to, or hold much of
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     folder = data / "runs" / "ingest" / "staged"
     shutil.rmtree(folder, ignore_errors=True)
-    index = Index()
-    with tracker.phase("read"), closing(Staging(folder)) as staging:
+    settler = Settler(folder / "index", params.folds.model_dump(), params.near_jaccard)
+    with tracker.phase("read"), closing(settler), closing(Staging(folder)) as staging:
+        held_out = {name: hold_out(_input(name, data), settler) for name in params.held_out}
+        index = Index(settler)
         tallies = _stage(params, data, staging, index)
     with tracker.phase("publish"):
         publish(staging, index, tallies, data / "raw", data / "quarantine")
     shutil.rmtree(folder)
-    return _metrics(tallies)
+    return _metrics(tallies) | {"held_out": held_out, "clusters": settler.report()}
 
 
 def _stage(params: Params, data: Path, staging: Staging, index: Index) -> dict[str, Tally]:
@@ -111,8 +119,8 @@ def _simulate(name: str, made: dict[str, list[Record]], staging: Staging, index:
         tally.input += len(records)
         tally.accepted += len(records)
         tally.records[dataset] += len(records)
-        for record in records:
-            staging.add(name, dataset, index.place(record))
+        for record in index.trust(records, name):
+            staging.add(name, dataset, record)
     return tally
 
 

@@ -2,7 +2,7 @@
 
 reads   data/raw
 writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions}, data/prepared/canary.json: which
-        demonstrations the canary plants among the pairs, and which it holds out
+        demonstrations the canary plants among the pairs, and which it holds out; data/sealed: the sealed fold, apart
 """
 
 import shutil
@@ -19,28 +19,23 @@ from pydantic import Field
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import canary, tokens
-from tasks.preferences.folds import FOLDS, fold_of
+from tasks.preferences.folds import FOLDS, SEALED, Shares, fold_of
 from tasks.preferences.tables import Lengths, Writer, batches
 from tasks.records import DATASETS, LABELS, PAIRS, Message, Preference, forget_environment, pair_row
 from tasks.rlhf.options import ModelOptions
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 Row = dict[str, Any]
 
 
 class Params(stage.Params):
     model: ModelOptions
-    judge_share: Share
-    dev_share: Share
-    test_share: Share
+    folds: Shares
     reply_room: Annotated[int, Field(gt=0)]  # tokens of model.max_length kept free after a prompt of `prompts`
     long_prompts: Literal["drop", "truncate"]  # truncate: forget the oldest turns
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    shares = {"test": params.test_share, "dev": params.dev_share, "judge": params.judge_share}
-    if sum(shares.values()) >= 1:
-        raise ValueError(f"prepare: the shares {shares} add up to 1 or more: nothing is left to train on")
+    shares = params.folds.model_dump()
     with tracker.phase("tokenizer"):
         tokenizer, pad_added = _tokenizer(params.model, data / "raw/demonstrations", shares)
         shutil.rmtree(data / "tokenizer", ignore_errors=True)
@@ -103,18 +98,23 @@ class Preparation:
         files = {"train": "rows"} if name == "demonstrations" else {fold: fold for fold in FOLDS}
         left_out = self.left_out[name] = Counter()
         writer = Writer(data / "prepared" / name, columns, list(files.values()))
+        sealed = Writer(data / "sealed" / name, columns, ["rows"])
         for batch in batches(data / "raw" / raw):
             self.encoder.remember(row[key] for row in batch for key in _REPLIES if row.get(key))
             for row in batch:
                 fold = fold_of(row["cluster"], self.shares)
                 try:
-                    if fold not in files:
+                    if fold not in files and (fold != SEALED or name == "demonstrations"):
                         raise LeftOut("other_fold")
                     kept = convert(self, row)
+                    if fold == SEALED:
+                        sealed.add("rows", kept)
+                        raise LeftOut(SEALED)
                     writer.add(files[fold], kept)
                     self.weights[fold] += kept.get("weight", 0.0)
                 except LeftOut as reason:
                     left_out[str(reason)] += 1
+        sealed.close()
         counts = dict(writer.counts)
         if planting is not None:
             planting.plant(data, writer, self.weights)
@@ -243,7 +243,7 @@ STAGE = stage.Stage(
     Params,
     run,
     reads=tuple(f"raw/{name}" for name in DATASETS),
-    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json"),
+    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "sealed"),
 )
 
 if __name__ == "__main__":

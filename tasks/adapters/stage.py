@@ -61,7 +61,7 @@ class Params(BaseModel):
     """Base of every stage's parameters: frozen; an unknown key or a value of the wrong kind is an error.
 
     A field comes from the stage's own section of params.yaml or, where the section does not hold it, from
-    the top-level key of that name (`seed`, `world`, `model`).
+    the top-level key of that name (`seed`, `world`, `model`, `folds`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -176,7 +176,13 @@ def read_params(params_type: type[Any], section: str, path: Path = PARAMS) -> An
     Raises ValueError with a line per problem: the key, the value, what is wrong with it.
     """
     document = read_yaml(path)
-    known = {file.stem for file in Path(__file__).parents[1].glob("[a-z]*.py")} | {"seed", "world", "model", "budget"}
+    known = {file.stem for file in Path(__file__).parents[1].glob("[a-z]*.py")} | {
+        "seed",
+        "world",
+        "model",
+        "folds",
+        "budget",
+    }
     if unknown := sorted(set(document) - known):
         raise ValueError(f"{path}: unknown key `{unknown[0]}`; the top-level keys are {', '.join(sorted(known))}")
     own = document.get(section) or {}

@@ -1,25 +1,31 @@
 """What was seen before: repeated votes, reused ids, and the cluster a prompt already belongs to.
 
-Texts are compared folded. A row without a rater of its own never contradicts another: they may be two people.
+What is nearly the same is for settle.py to find. Texts are compared folded. A row without a rater of its own never
+contradicts another: they may be two people.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from tasks.preferences.dialogue import fold
+from tasks.preferences.settle import Settler, Verdict
 from tasks.records import Preference, Record, prompt_key
 
 R = TypeVar("R", bound=Record)
-REPEATS = frozenset({"exact_duplicate", "duplicate_swapped"})  # harmless: no reason to refuse a file whole
+REPEATS = frozenset(
+    {"exact_duplicate", "duplicate_swapped", "near_duplicate"}
+)  # harmless: no reason to refuse a file whole
 _OUTCOMES: dict[tuple[str, bool], tuple[str, bool]] = {}  # one object per outcome, not one per row
 
 
 class Index:
     """An index over the records of all sources: a few short hashes per record."""
 
-    def __init__(self) -> None:
+    def __init__(self, settler: Settler | None = None) -> None:
+        self._settler = settler
         # All keys are 64-bit hashes: two of ten million rows collide with a chance of 3e-6.
         self._contradicted: set[int] = set()  # votes whose every row is refused
         self._votes: dict[int, tuple[str, bool]] = {}  # vote -> (who won, whether the order was swapped)
@@ -30,6 +36,19 @@ class Index:
         """Give a record the cluster under which its prompt was first seen: a prompt is never on two sides."""
         cluster = self._clusters.setdefault(_digest(prompt_key(record.prompt)), record.cluster)
         return record if cluster == record.cluster else replace(record, cluster=cluster)
+
+    def settle(self, batch: Sequence[Sequence[Record]], source: str) -> list[Verdict]:
+        """What becomes of rows, given as the records made of each; without a settler all are kept."""
+        if self._settler is None:
+            return [Verdict([self.place(record) for record in records]) for records in batch]
+        return self._settler.settle(batch, source)
+
+    def trust(self, records: Sequence[R], source: str) -> list[R]:
+        """Records of a source that knows which of its prompts belong together."""
+        if self._settler is not None:
+            prompts = {(record.cluster, prompt_key(record.prompt)): record for record in records}
+            self._settler.trust([(record.prompt, record.cluster) for record in prompts.values()], source)
+        return [self.place(record) for record in records]
 
     def reason(self, record: Record) -> str | None:
         """Why this record must be refused after those seen before, or None; then it counts as seen."""
