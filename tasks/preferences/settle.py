@@ -7,7 +7,7 @@ nearly the same texts (`near_duplicate`).
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,9 +123,10 @@ class Settler:
         self, row: _Row, votes: dict[int, tuple[int, list[int]]], near: Candidates, sharing: Candidates, source: str
     ) -> Verdict:
         cluster, reason = self._place(row, near, source)
-        if reason is None and (other := self._leaks_from(row, cluster, sharing)) is not None:
+        is_other = self._is_other_item(cluster, source)
+        if reason is None and (other := self._leaks_from(row, cluster, sharing, is_other)) is not None:
             cluster, reason = int(self._cluster[other]), "contamination"
-        repeated = set() if reason else {i for i, (vote, others) in votes.items() if self._repeats(vote, others)}
+        repeated = {i for i, (vote, others) in votes.items() if not reason and self._repeats(vote, others, is_other)}
         if repeated and len(repeated) == len(votes):
             reason = "near_duplicate"
         name = None if cluster == _NOWHERE else self._clusters.name(cluster)
@@ -161,20 +162,31 @@ class Settler:
             return min(hits), "cluster_bridge"
         return own, None
 
-    def _leaks_from(self, row: _Row, cluster: int, sharing: Candidates) -> int | None:
+    def _is_other_item(self, cluster: int, source: str) -> Callable[[int], bool]:
+        """Whether the row's source says of a prompt's text that it belongs to another cluster than the row's."""
+        declared = self._clusters.is_declared_by
+        if not declared(cluster, source):
+            return lambda text: False
+        return lambda text: self._cluster[text] not in (cluster, _NOWHERE) and declared(self._cluster[text], source)
+
+    def _leaks_from(self, row: _Row, cluster: int, sharing: Candidates, is_other: Callable[[int], bool]) -> int | None:
         """A long text of the other kind of fold that a row holds, or is held in."""
         kind = _kind(self._clusters.side(cluster))
         other_kind = _LEARNED + _MEASURED - kind
         for text in sorted(row.texts):
             for other in (text, *sharing.get(text, ())):
-                if self._seen[other] & other_kind:
+                if self._seen[other] & other_kind and not is_other(other):
                     part, whole = (other, text) if kind == _LEARNED else (text, other)
                     if containment(self.texts.shingles(part), self.texts.shingles(whole)) >= OVERLAP:
                         return int(other)
         return None
 
-    def _repeats(self, vote: int, others: Sequence[int]) -> bool:
-        return any(self._vote_kept[other] and self._is_repeat(vote, other) for other in others)
+    def _repeats(self, vote: int, others: Sequence[int], is_other: Callable[[int], bool]) -> bool:
+        prompts = self._vote_texts[0]
+        return any(
+            self._vote_kept[other] and not is_other(int(prompts[other])) and self._is_repeat(vote, other)
+            for other in others
+        )
 
     def _is_repeat(self, vote: int, other: int) -> bool:
         """Whether every text is near its counterpart, with the same numbers: another sum is another question."""

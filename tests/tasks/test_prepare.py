@@ -210,7 +210,7 @@ def test_without_demonstrations_it_says_so(tmp_path: Path, tiny_model: Path) -> 
 
 
 def test_impossible_shares_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the shares add up to 1.1: nothing is left"):
+    with pytest.raises(ValueError, match=r"the shares add up to 1\.1: nothing is left"):
         run(tmp_path, folds={**SHARES, "judge": 0.8})
 
 
