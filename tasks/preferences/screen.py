@@ -85,6 +85,7 @@ class Refusal:
     reason: str
     excerpt: str  # redacted
     rule_version: str = RULE_VERSION
+    near: str | None = None  # the cluster of what the row repeats, or leaks into
 
 
 def json_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:
