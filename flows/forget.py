@@ -62,6 +62,9 @@ def _of_space(space: Workspace, subject: str, look_only: bool) -> Iterator[str]:
         graph.version_shards(space.root)
     for sha256, rows in held.items():
         yield f"{space.name}: {rows} rows in shard {sha256[:12]}" + ("" if look_only else ", taken out")
+    for sha256, rows in forget.in_held_shards(space.data, subject).items():
+        remedy = "" if look_only else "; refused when it is released and read; or delete its folder in data/held"
+        yield f"{space.name}: {rows} rows in held shard {sha256[:12]}{remedy}"
     yield from _versions(space, subject)
 
 

@@ -36,12 +36,19 @@ def count(tables: Iterable[Path], subject: str) -> dict[str, int]:
 
 def in_shards(data: Path, subject: str) -> dict[str, int]:
     """Rows of the subject by accepted shard (its sha256)."""
-    found = {}
-    for path, entry in shards.accepted(data):
-        with path.open(encoding="utf-8") as lines:
-            if rows := sum(holds(json.loads(line), subject) for line in lines):
-                found[entry["sha256"]] = rows
-    return found
+    counted = {entry["sha256"]: _rows(path, subject) for path, entry in shards.accepted(data)}
+    return {sha256: rows for sha256, rows in counted.items() if rows}
+
+
+def in_held_shards(data: Path, subject: str) -> dict[str, int]:
+    """The same of shards that wait for a person."""
+    counted = {folder.name: _rows(folder / "rows.jsonl", subject) for folder in shards.held(data)}
+    return {sha256: rows for sha256, rows in counted.items() if rows}
+
+
+def _rows(path: Path, subject: str) -> int:
+    with path.open(encoding="utf-8") as lines:
+        return sum(holds(json.loads(line), subject) for line in lines)
 
 
 def drop_from_shards(data: Path, subject: str) -> None:
@@ -61,7 +68,7 @@ def drop_from_shards(data: Path, subject: str) -> None:
         if entry not in entries:
             entries.append(entry)
     if held:
-        shards.write_index(data / "shards" / "index.json", entries)
+        shards.write_json(data / "shards" / "index.json", {"shards": entries})
     for sha256 in held:
         (data / "shards" / "rows" / f"{sha256}.jsonl").unlink(missing_ok=True)
 

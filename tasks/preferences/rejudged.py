@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 _Verdicts = dict[tuple[int, str], tuple[str, str]]  # (line, sha256) of a row: reason, version of the rule
 
@@ -37,6 +36,17 @@ class Difference:
         return f"judged again: {back} came back, {new} newly refused, {self.other_reason.total()} for another reason"
 
 
+def report(runs: Path, quarantine: Path, key: str, inputs: Mapping[str, str]) -> str | None:
+    """Write runs/rejudged.json where something changed, and say it in a line; see `compare`."""
+    found = compare(runs / "judged", quarantine, key, inputs)
+    if found is None or found.is_empty:
+        return None
+    target = runs / "rejudged.json"
+    text = json.dumps({**vars(found), "text": found.text}, indent=2, sort_keys=True)
+    target.write_text(f"{text}\n", encoding="utf-8")
+    return f"{found.text}; {target}"
+
+
 def compare(kept: Path, quarantine: Path, key: str, inputs: Mapping[str, str]) -> Difference | None:
     """Compare with the run before, and keep this one in `kept` for the next; None where none is kept.
 
@@ -51,10 +61,6 @@ def compare(kept: Path, quarantine: Path, key: str, inputs: Mapping[str, str]) -
     shutil.rmtree(kept, ignore_errors=True)
     unfinished.replace(kept)
     return found
-
-
-def document(difference: Difference) -> dict[str, Any]:
-    return {**vars(difference), "text": difference.text}
 
 
 def _difference(kept: Path, now: dict[str, _Verdicts], key: str, inputs: Mapping[str, str]) -> Difference:

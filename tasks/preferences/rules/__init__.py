@@ -66,15 +66,9 @@ class Rules:
     ) -> None:
         self._options, self._rubrics, self._style_guide = options, rubrics, style_guide
         self._checks = _checks(options, opt_outs, rubrics, declines)
-        said = (
-            options.model_dump_json(),
-            opt_outs.salt,
-            *sorted(opt_outs.hashes),
-            *rubrics.known,
-            RULES_VERSION,
-            *self.report()["notes"],
-        )
-        self.key = hashlib.sha256("\0".join(said).encode()).hexdigest()  # under another key a row may fare otherwise
+        # Under another key a row may fare otherwise.
+        said = (RULES_VERSION, options.model_dump_json(), opt_outs.salt, *sorted(opt_outs.hashes), *rubrics.known)
+        self.key = hashlib.sha256("\0".join((*said, style_guide, *self.report()["notes"])).encode()).hexdigest()
 
     @classmethod
     def read(cls, options: RulesOptions, data: Path, declines: Declines | None = None) -> "Rules":
