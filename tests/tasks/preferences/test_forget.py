@@ -15,6 +15,7 @@ from tasks.preferences.rules.opt_outs import OptOuts
 from tasks.records import prompt_key, read_table
 
 WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
+FOLDS = {"judge": 0.25, "dev": 0.05, "test": 0.18, "sealed": 0.0}
 
 
 def vote(number: int, **fields: Any) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def put(data: Path, name: str, rows: list[dict[str, Any]]) -> Path:
 def run(data: Path, *names: str, **rules: Any) -> dict[str, Any]:
     sources = [{"kind": "file", "path": name} for name in names]
     document = {"seed": 0, "world": WORLD, "max_quarantine_rate": 1.0, "sources": sources, "rules": rules}
+    document |= {"near_jaccard": 1.0, "held_out": [], "folds": FOLDS}
     with closing(FileTracker("ingest", data)) as tracker:
         return ingest.run(ingest.Params.model_validate(document), data, tracker)
 
