@@ -7,6 +7,7 @@ writes  data/raw/{demonstrations,preferences,safety,prompts,solutions}, data/qua
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -19,10 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.evaluation import refusals
 from tasks.preferences import kept, shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS
 from tasks.preferences.kept import Reading
+from tasks.preferences.rules import FILES, Rules, RulesOptions
 from tasks.preferences.sources import Source, open_rows, read
 from tasks.preferences.staging import Staging, Tally, publish
 from tasks.records import DATASETS, Record, content_hash
@@ -69,7 +72,7 @@ class HubSource(FileSource):
 
 
 AnySource = WorldSource | StepsSource | FileSource | HubSource
-CODE = ("ingest", "preferences", "records", "world", "world_steps")  # what judges and makes rows
+CODE = ("ingest", "evaluation/refusals", "preferences", "records", "world", "world_steps")  # what judges and makes rows
 
 
 class Params(stage.Params):
@@ -80,30 +83,33 @@ class Params(stage.Params):
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
+    rules: RulesOptions = RulesOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     runs = data / "runs" / "ingest"
     shutil.rmtree(runs / "staged", ignore_errors=True)
+    rules = Rules.read(params.rules, data, refusals.declines)
+    for note in rules.report()["notes"]:
+        sys.stderr.write(f"ingest: WARNING: {note}\n")
     with tracker.phase("read"), closing(Staging(runs / "staged")) as staging:
-        tallies, index = kept.take(_readings(params, data), _basis(params, data), staging, runs / "kept")
+        readings = _readings(params, data, rules)
+        tallies, index = kept.take(readings, _basis(params, rules), staging, runs / "kept")
     with tracker.phase("publish"):
         publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
     shutil.rmtree(runs / "staged")
-    return _metrics(tallies)
+    return {**_metrics(tallies), "rules": rules.report()}
 
 
-def _basis(params: Params, data: Path) -> str:
+def _basis(params: Params, rules: Rules) -> str:
     """What the verdicts on every source depend on."""
-    others = [path for path in STAGE.reads if path not in ("inputs", "shards/index.json")]
-    consulted = {path: content_hash(data / path) for path in others}
-    return json.dumps([kept.code_version(*CODE), params.model_dump(mode="json", exclude={"sources"}), consulted])
+    return json.dumps([kept.code_version(*CODE), params.model_dump(mode="json", exclude={"sources"}), rules.key])
 
 
-def _readings(params: Params, data: Path) -> list[Reading]:
-    readings = [_reading(source, params, data) for source in params.sources]
+def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:
+    readings = [_reading(source, params, data, rules) for source in params.sources]
     for path, entry in shards.accepted(data):
-        opened = partial(shards.source, path, entry)
+        opened = partial(shards.source, path, entry, rules)
         readings.append(Reading(shards.name_of(entry), json.dumps(entry, sort_keys=True), partial(_read, opened)))
     names = Counter(each.name for each in readings)
     if twice := [name for name, count in names.items() if count > 1]:
@@ -111,7 +117,7 @@ def _readings(params: Params, data: Path) -> list[Reading]:
     return readings
 
 
-def _reading(source: AnySource, params: Params, data: Path) -> Reading:
+def _reading(source: AnySource, params: Params, data: Path, rules: Rules) -> Reading:
     if isinstance(source, WorldSource):
         simulated = partial(world.generate, params.world, params.seed)
         return Reading(world.SOURCE, "", partial(_simulate, world.SOURCE, simulated))
@@ -125,7 +131,7 @@ def _reading(source: AnySource, params: Params, data: Path) -> Reading:
         path = _input(source.path, data)
         name, content = path.name.partition(".")[0], content_hash(path)
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "input"
-    opened = partial(_open, name, source, params.max_quarantine_rate, data)
+    opened = partial(_open, name, source, params.max_quarantine_rate, data, rules)
     return Reading(name, source.model_dump_json() + content, partial(_read, opened))
 
 
@@ -145,7 +151,7 @@ def _simulate(name: str, made: Callable[[], dict[str, list[Record]]], staging: S
     return tally
 
 
-def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path) -> Source:
+def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path, rules: Rules) -> Source:
     warnings: Counter[str] = Counter()
     if isinstance(source, HubSource):
         where = source.path
@@ -161,6 +167,7 @@ def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path)
         format=source.format,
         imitate_chosen=source.demonstrations == "chosen",
         max_quarantine_rate=max_quarantine_rate,
+        rules=rules,
     )
 
 
@@ -204,7 +211,7 @@ STAGE = stage.Stage(
     "ingest",
     Params,
     run,
-    reads=("inputs", "shards/index.json"),
+    reads=("inputs", "shards/index.json", *FILES),
     writes=(*(f"raw/{name}" for name in DATASETS), "quarantine"),
 )
 

@@ -49,6 +49,9 @@ _MAGIC = {
 class RefusedError(Exception):
     """One row is refused; the argument is the reason code."""
 
+    rule_version = RULE_VERSION
+    keeps_excerpt = True
+
     @property
     def reason(self) -> str:
         return str(self.args[0])

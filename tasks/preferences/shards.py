@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from tasks.preferences import canonical
 from tasks.preferences.duplicates import Index
+from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, HeldError
 from tasks.preferences.sources import Source, open_rows, read
 from tasks.preferences.staging import Staging
@@ -41,8 +42,14 @@ class Accepted:
 Judge = Callable[[str, Path], tuple[list[str], list[str], dict[str, Any]]]
 
 
-def accept(path: Path, data: Path, max_quarantine_rate: float = 0.05, judge: Judge | None = None) -> Accepted:
-    """Screen a file of any known format, compare it with what was accepted, and add it to the index of shards.
+def accept(
+    path: Path,
+    data: Path,
+    max_quarantine_rate: float = 0.05,
+    rules: Rules | None = None,
+    judge: Judge | None = None,
+) -> Accepted:
+    """Screen a file of any known format, by `rules` too, compare it with what was accepted, and take in what passes.
 
     Raises ValueError or FileNotFoundError, with one clear line, where the file is refused; HeldError where it is held.
     """
@@ -50,7 +57,7 @@ def accept(path: Path, data: Path, max_quarantine_rate: float = 0.05, judge: Jud
     work = data / "runs" / "shards"
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        dataset, rows, canonical_file = _convert(path, Path(folder) / "staged", max_quarantine_rate)
+        dataset, rows, canonical_file = _convert(path, Path(folder) / "staged", max_quarantine_rate, rules)
         sha256 = content_hash(canonical_file)
         entry = {"dataset": dataset, "rows": rows, "sha256": sha256}
         if judge is not None and not _is_known(data, sha256):
@@ -138,7 +145,7 @@ def name_of(entry: Mapping[str, Any]) -> str:
     return f"shard-{entry['sha256'][:12]}"
 
 
-def source(path: Path, entry: Mapping[str, Any]) -> Source:
+def source(path: Path, entry: Mapping[str, Any], rules: Rules | None = None) -> Source:
     """An accepted shard, to be read again; nothing in it can stop a run any more."""
     warnings: Counter[str] = Counter()
     return Source(
@@ -148,10 +155,11 @@ def source(path: Path, entry: Mapping[str, Any]) -> Source:
         warnings=warnings,
         format=f"canonical_{entry['dataset']}",
         rows_source=NAME,
+        rules=rules,
     )
 
 
-def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str, int, Path]:
+def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules | None) -> tuple[str, int, Path]:
     """Screen a file; (dataset, number of rows, its canonical JSON Lines)."""
     warnings: Counter[str] = Counter()
     staging = Staging(folder)
@@ -161,6 +169,7 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str,
         rows=open_rows(path, warnings),
         warnings=warnings,
         max_quarantine_rate=max_quarantine_rate,
+        rules=rules,
         derive=False,
     )
     with closing(staging):
