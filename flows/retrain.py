@@ -55,7 +55,7 @@ def retrain(
                 if version is not None and version.version is not None:
                     versions.remember(space)
         report = summary.write(space, run.results, version, started)
-    publish(report)
+    publish(report, space.data)
     say(summary.table(report))
     if run.cancelled:
         return Cancelled(message="cancelled; `make run` goes on from here")
