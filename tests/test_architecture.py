@@ -19,6 +19,7 @@ EXEMPT = (
     "tasks/__init__",
     "tasks/rlhf/__init__",
     "tasks/preferences/__init__",
+    "tasks/evaluation/__init__",
 )
 
 
@@ -83,9 +84,9 @@ def code_of(stage):
             continue
         seen.add(path)
         for module in imports(path):
-            file = ROOT / (module.replace(".", "/") + ".py")
-            if module.startswith("tasks") and file.is_file():
-                todo.append(file)
+            place = ROOT / module.replace(".", "/")
+            if module.startswith("tasks"):
+                todo += [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
     names = {path.relative_to(ROOT).as_posix() for path in seen}
     return {name for name in names if not name.startswith(EXEMPT)}
 

@@ -176,7 +176,7 @@ def read_params(params_type: type[Any], section: str, path: Path = PARAMS) -> An
     Raises ValueError with a line per problem: the key, the value, what is wrong with it.
     """
     document = read_yaml(path)
-    known = {file.stem for file in Path(__file__).parents[1].glob("*.py")} | {"seed", "model", "budget"}
+    known = {file.stem for file in Path(__file__).parents[1].glob("[a-z]*.py")} | {"seed", "world", "model", "budget"}
     if unknown := sorted(set(document) - known):
         raise ValueError(f"{path}: unknown key `{unknown[0]}`; the top-level keys are {', '.join(sorted(known))}")
     own = document.get(section) or {}
