@@ -1,8 +1,8 @@
 """prepare: folds by prompt, and every text tokenised once.
 
 reads   data/raw
-writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions}, data/prepared/canary.json: which
-        demonstrations the canary plants among the pairs, and which it holds out
+writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions,feedback},
+        data/prepared/canary.json: which demonstrations the canary plants among the pairs, and which it holds out
 """
 
 import shutil
@@ -112,7 +112,7 @@ class Preparation:
                         raise LeftOut("other_fold")
                     kept = convert(self, row)
                     writer.add(files[fold], kept)
-                    self.weights[fold] += kept.get("weight", 0.0)
+                    self.weights[fold] += kept["weight"] if name == "pairs" else 0.0
                 except LeftOut as reason:
                     left_out[str(reason)] += 1
         counts = dict(writer.counts)
@@ -164,6 +164,12 @@ class Preparation:
         self._measure(pair_reply=b_ids)
         self.labels[row["choice"]] += 1
         return pair_row(Preference(**row | {"prompt": prompt}), prompt_ids, a_ids, b_ids)
+
+    def feedback(self, row: Row) -> Row:
+        reply_ids = self.encoder.reply(row["reply"])
+        prompt, prompt_ids = self._fit(row["prompt"], len(reply_ids))
+        self._measure(feedback=reply_ids)
+        return row | {"prompt": prompt, "prompt_ids": prompt_ids, "reply_ids": reply_ids}
 
     def solution(self, row: Row) -> Row:
         reply = "\n".join(row["steps"])
@@ -235,6 +241,20 @@ TABLES: dict[str, tuple[str, pa.Schema, Callable[[Preparation, Row], Row]]] = {
             ]
         ),
         Preparation.solution,
+    ),
+    "feedback": (
+        "feedback",
+        pa.schema(
+            [
+                *_SHARED,
+                *((name, _TEXT) for name in ("domain", "rater", "signal", "reply")),
+                *_PROMPT,
+                ("reply_ids", pa.list_(pa.int32())),
+                ("desirable", pa.bool_()),
+                ("weight", pa.float64()),
+            ]
+        ),
+        Preparation.feedback,
     ),
 }
 

@@ -120,6 +120,18 @@ def _solution(row: Row) -> Row:
     }
 
 
+def _feedback(row: Row) -> Row:
+    return {
+        "domain": row["domain"],
+        "reply_chars": len(row["reply"].strip()),
+        "desirable": row["desirable"],
+        "signal": row["signal"],
+        "noise": row["noise"],
+        "weight": row["weight"],
+        "rater": row["rater"],
+    }
+
+
 def _has_kind(verifier: str) -> bool:
     try:
         found = json.loads(verifier)
@@ -134,14 +146,17 @@ _DERIVED: dict[str, Callable[[Row], Row]] = {
     "safety": _safety,
     "prompts": _prompt,
     "solutions": _solution,
+    "feedback": _feedback,
 }
 _BLANK: Row = {
     **dict.fromkeys(("id", "source", "cluster", "domain", "category", "reply", "reply_a", "reply_b"), ""),
-    **dict.fromkeys(("choice", "rater", "expected"), ""),
+    **dict.fromkeys(("choice", "rater", "expected", "signal"), ""),
     **{name: [] for name in ("prompt", "steps", "labels")},
     "correct": None,
     "verifier": None,
-    "confidence": 1.0,
+    **dict.fromkeys(("confidence", "weight"), 1.0),
+    "noise": 0.0,
+    "desirable": True,
 }
 
 

@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 
 from tasks.preferences import screen, tabular
 from tasks.preferences.duplicates import REPEATS, Index
-from tasks.preferences.formats import FORMATS, Format, detect
+from tasks.preferences.formats import FORMATS, Dropped, Format, detect
+from tasks.preferences.grouped import grouped
 from tasks.preferences.screen import BadFileError, Refusal, RefusedError, Row
 from tasks.records import (
     DATASETS,
     Demonstration,
+    Feedback,
     Preference,
     Prompt,
     Record,
@@ -33,6 +35,8 @@ from tasks.records import (
 )
 
 SAMPLE = 256  # rows by which a format is recognised
+# No reason to refuse a file whole: what was said before, or not said at all.
+HARMLESS = REPEATS | {"discarded", "draft", "unanswered", "neutral", "histories_differ", "unranked", "single_reply"}
 _CHUNK = 2000  # records written at once
 ORIGIN = {"_line": pa.int64(), "_byte_offset": pa.int64(), "_sha256": pa.string()}
 _DATASET = {record: dataset for dataset, record in DATASETS.items()}
@@ -122,7 +126,8 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
         raise BadFileError(source.where, "wrong_format", f"no row can be read ({_counts(reasons)})")
     form = detect(sample, source.where) if source.format == "auto" else FORMATS[source.format]
     tally = Tally(form.name, warnings=source.warnings)
-    for batch in _batches(chain(head, source.rows)):
+    rows = chain(head, source.rows)
+    for batch in _batches(grouped(rows, form.group) if form.group else rows):
         refusals = []
         for row in batch:
             tally.input += 1
@@ -141,18 +146,21 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
 def _accept(row: Row, source: Source, form: Format, staging: Staging, index: Index, tally: Tally) -> Refusal | None:
     """Stage one row's records, or say why not. Where a row gives several, those that repeat are left out."""
     try:
-        records = [index.place(record) for record in form.convert(row.value, source.rows_source or source.name)]
+        found = form.convert(row.value, source.rows_source or source.name)
+        dropped = [part.reason for part in found if isinstance(part, Dropped)]
+        records = [index.place(record) for record in found if not isinstance(record, Dropped)]
+        if dropped and not records:
+            raise RefusedError(dropped[0])
         reasons = [index.reason(record) for record in records]
-        if all(reasons):
+        if records and all(reasons):
             raise RefusedError(reasons[0])
     except RefusedError as refused:
         excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True))
         return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt)
-    if row.value.keys() - form.fields:
+    if not form.any_fields and row.value.keys() - form.fields:
         tally.warnings["unknown_field"] += 1
+    tally.warnings.update(f"dropped_{reason}" for reason in dropped)
     kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
-    if form.name == "feedback" and not source.imitate_chosen:
-        kept = [record for record in kept if isinstance(record, Prompt)]
     derived = [extra for record in kept for extra in _derive(record, source) if index.reason(extra) is None]
     for record in kept + derived:
         dataset = _DATASET[type(record)]
@@ -162,8 +170,8 @@ def _accept(row: Row, source: Source, form: Format, staging: Staging, index: Ind
 
 
 def _derive(record: Record, source: Source) -> list[Record]:
-    """A preference also gives its prompt for rollouts and, where asked for, a demonstration."""
-    if not isinstance(record, Preference) or not source.derive:
+    """A preference, as feedback, also gives its prompt for rollouts and, where asked for, a demonstration."""
+    if not isinstance(record, Preference | Feedback) or not source.derive:
         return []
     key = prompt_key(record.prompt)
     shared: dict[str, Any] = {
@@ -173,10 +181,17 @@ def _derive(record: Record, source: Source) -> list[Record]:
         "cluster": record.cluster,
     }
     derived: list[Record] = [Prompt(id=key, **shared)]
-    if source.imitate_chosen and record.choice in ("a", "b"):
-        reply = record.reply_a if record.choice == "a" else record.reply_b
+    reply = _liked(record)
+    if source.imitate_chosen and reply:
         derived.append(Demonstration(id=row_id("demonstration", key, reply), reply=reply, **shared))
     return derived
+
+
+def _liked(record: Preference | Feedback) -> str | None:
+    """The reply worth imitating; what conduct alone speaks for is not."""
+    if isinstance(record, Feedback):
+        return record.reply if record.desirable and record.signal == "explicit" else None
+    return {"a": record.reply_a, "b": record.reply_b}.get(record.choice)
 
 
 def publish(staging: Staging, index: Index, tallies: dict[str, Tally], raw: Path, quarantine: Path) -> None:
@@ -230,7 +245,7 @@ def _drop_contradicted(table: pa.Table, source: str, index: Index, staging: Stag
 
 
 def _limit(source: Source, tally: Tally) -> None:
-    serious = Counter({reason: n for reason, n in tally.quarantined.items() if reason not in REPEATS})
+    serious = Counter({reason: n for reason, n in tally.quarantined.items() if reason not in HARMLESS})
     share = serious.total() / tally.input
     if source.max_quarantine_rate is None or share <= source.max_quarantine_rate:
         return
