@@ -19,7 +19,8 @@ from flows.progress import Progress
 from tasks.adapters import execution, git, graph, recovery
 from tasks.adapters.execution import Result, TransientError, Warm
 from tasks.adapters.graph import Step
-from tasks.adapters.tracking import Journal, Store
+from tasks.adapters.journal import Journal
+from tasks.adapters.tracking import Store
 from tasks.adapters.workspace import Workspace
 
 _SHIP_EVERY = 2.0  # seconds between two deliveries to MLflow

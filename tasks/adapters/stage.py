@@ -149,7 +149,7 @@ def execute(stage: Stage) -> None:
     report = {
         "stage": name,
         "params": params.model_dump(mode="json"),
-        "metrics": _plain(metrics),
+        "metrics": plain(metrics),
         "inputs": {path: content_hash(DATA / path) for path in stage.reads},
         "outputs": {path: content_hash(DATA / path) for path in stage.writes},
     }
@@ -271,13 +271,14 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON can say of metrics: numbers with eight digits."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, bool | int | str) or value is None:
         return value
     number = float(value)

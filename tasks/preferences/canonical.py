@@ -131,7 +131,7 @@ def feedback(row: Value, source: str) -> list[Record]:
             signal=signal,
             noise=noise,
             weight=signal_weight(noise) if row.get("weight") is None else _number(row, "weight"),
-            **{key: origin[key] for key in ("rater", "source", "domain", "cluster", "created_at", "licence")},
+            **{key: origin[key] for key in ("rater", "source", "domain", "cluster", "created_at", "licence", "owner")},
         )
     ]
 
@@ -206,8 +206,9 @@ def _steps(value: Any) -> list[str]:
     return steps
 
 
-def _origin(row: Value, source: str, turns: list[Message]) -> dict[str, str]:
+def _origin(row: Value, source: str, turns: list[Message]) -> dict[str, Any]:
     return {
+        "owner": _optional(row, "owner"),
         "source": _optional(row, "source") or source,
         "cluster": _optional(row, "cluster") or dialogue.cluster(turns),
     }

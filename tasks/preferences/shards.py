@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 
 from tasks.preferences import canonical
 from tasks.preferences.duplicates import Index
+from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError
-from tasks.preferences.sources import Source, Staging, open_rows, read
+from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.staging import Staging
 from tasks.records import DATASETS, content_hash
 
 NAME = "fresh"  # the source of rows that name none, whatever their file was called: same rows, same hash
@@ -32,15 +34,15 @@ class Accepted:
     is_new: bool  # False where the same content was accepted before: nothing has changed
 
 
-def accept(path: Path, data: Path, max_quarantine_rate: float = 0.05) -> Accepted:
-    """Screen a file of any known format and add it to the index of shards.
+def accept(path: Path, data: Path, max_quarantine_rate: float = 0.05, rules: Rules | None = None) -> Accepted:
+    """Screen a file of any known format, by `rules` too, and add what they let pass to the index of shards.
 
     Raises ValueError or FileNotFoundError, with one clear line, where the file is refused.
     """
     work = data / "runs" / "shards"
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        dataset, rows, canonical_file = _convert(path, Path(folder) / "staged", max_quarantine_rate)
+        dataset, rows, canonical_file = _convert(path, Path(folder) / "staged", max_quarantine_rate, rules)
         sha256 = content_hash(canonical_file)
         kept = data / "shards" / "rows" / f"{sha256}.jsonl"
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -65,20 +67,25 @@ def accepted(data: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
-def source(path: Path, entry: Mapping[str, Any]) -> Source:
+def name_of(entry: Mapping[str, Any]) -> str:
+    return f"shard-{entry['sha256'][:12]}"
+
+
+def source(path: Path, entry: Mapping[str, Any], rules: Rules | None = None) -> Source:
     """An accepted shard, to be read again; nothing in it can stop a run any more."""
     warnings: Counter[str] = Counter()
     return Source(
-        name=f"shard-{entry['sha256'][:12]}",
+        name=name_of(entry),
         where=path,
         rows=open_rows(path, warnings),
         warnings=warnings,
         format=f"canonical_{entry['dataset']}",
         rows_source=NAME,
+        rules=rules,
     )
 
 
-def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str, int, Path]:
+def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules | None) -> tuple[str, int, Path]:
     """Screen a file; (dataset, number of rows, its canonical JSON Lines)."""
     warnings: Counter[str] = Counter()
     staging = Staging(folder)
@@ -88,6 +95,7 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str,
         rows=open_rows(path, warnings),
         warnings=warnings,
         max_quarantine_rate=max_quarantine_rate,
+        rules=rules,
         derive=False,
     )
     with closing(staging):
@@ -97,10 +105,12 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str,
         what = f"rows for {' and '.join(datasets)}" if datasets else "no row that is new"
         raise BadFileError(path, "wrong_format", f"a shard feeds one dataset, this one holds {what}")
     target = folder / "rows.jsonl"
-    with target.open("w", encoding="utf-8") as file, pq.ParquetFile(folder / datasets[0] / f"{NAME}.parquet") as rows:
-        for batch in rows.iter_batches(columns=[name for name in rows.schema_arrow.names if name[0] != "_"]):
-            for row in batch.to_pylist():
-                file.write(canonical.to_json(DATASETS[datasets[0]](**row)) + "\n")
+    with target.open("w", encoding="utf-8") as file:
+        for part in staging.parts(datasets[0]):
+            with pq.ParquetFile(part) as rows:
+                for batch in rows.iter_batches():
+                    for row in batch.to_pylist():
+                        file.write(canonical.to_json(DATASETS[datasets[0]](**row)) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return datasets[0], tally.records[datasets[0]], target

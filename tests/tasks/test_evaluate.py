@@ -236,7 +236,7 @@ def test_real_data_has_no_gold_and_says_so(data):
     assert metrics["reward"]["ceiling"] is None
     assert metrics["models"]["policy"]["gold"] is None
     assert metrics["win_rate"]["judge"] is not None
-    json.dumps(evaluate.stage._plain(metrics), allow_nan=False)
+    json.dumps(evaluate.stage.plain(metrics), allow_nan=False)
 
 
 def test_no_comparisons_leave_null_not_nan(data):
@@ -244,7 +244,7 @@ def test_no_comparisons_leave_null_not_nan(data):
         records.write_table(records.pair_table([]), data / path)
     metrics, _ = run(data)
     assert metrics["reward"]["accuracy"] is None
-    json.dumps(evaluate.stage._plain(metrics), allow_nan=False)
+    json.dumps(evaluate.stage.plain(metrics), allow_nan=False)
 
 
 @pytest.mark.parametrize("gone", ["models/reward", "prepared/prompts/test.parquet", "models/judge"])
