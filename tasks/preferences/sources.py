@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
-from tasks.preferences import screen, tabular
+from tasks.preferences import screen
 from tasks.preferences.duplicates import REPEATS, Index
+from tasks.preferences.errors import check_schema_version
 from tasks.preferences.formats import FORMATS, Dropped, Format, detect
 from tasks.preferences.grouped import grouped
 from tasks.preferences.rules import Rules
@@ -23,6 +23,7 @@ from tasks.records import DATASETS, Demonstration, Feedback, Preference, Prompt,
 SAMPLE = 256  # rows by which a format is recognised
 # No reason to refuse a file whole: what was said before, or not said at all.
 HARMLESS = REPEATS | {"discarded", "draft", "unanswered", "neutral", "histories_differ", "unranked", "single_reply"}
+MAX_CONFLICTS = 0.01  # share of rows that reuse an id, above which ids mean nothing
 _CHUNK = 2000  # rows read at once
 _DATASET = {record: dataset for dataset, record in DATASETS.items()}
 
@@ -41,13 +42,6 @@ class Source:
     derive: bool = True  # a preference also gives its prompt for rollouts
     rules: Rules | None = None  # what texts may hold; None: not asked
     max_quarantine_rate: float | None = None  # None: no limit (an accepted shard cannot block later runs)
-
-
-def open_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:
-    """The rows of a local file, whatever it is. Raises FileNotFoundError or BadFileError."""
-    if path.is_file() and tabular.is_parquet(path):
-        return tabular.parquet_rows(path, warnings)
-    return screen.json_rows(path, warnings)
 
 
 def read(source: Source, staging: Staging, index: Index) -> Tally:
@@ -80,6 +74,8 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
 
 def _accept(row: Row, source: Source, form: Format, staging: Staging, index: Index, tally: Tally) -> Refusal | None:
     """Stage one row's records, or say why not. Where a row gives several, those that repeat are left out."""
+    if "schema_version" in row.value:
+        check_schema_version(f"{source.where}, row {row.line}", row.value)
     try:
         found = form.convert(row.value, source.rows_source or source.name)
         dropped = [part.reason for part in found if isinstance(part, Dropped)]
@@ -95,7 +91,7 @@ def _accept(row: Row, source: Source, form: Format, staging: Staging, index: Ind
     except RefusedError as refused:
         excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True)) if refused.keeps_excerpt else ""
         return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt, refused.rule_version)
-    if not form.any_fields and row.value.keys() - form.fields:
+    if not form.any_fields and row.value.keys() - form.fields - {"schema_version"}:
         tally.warnings["unknown_field"] += 1
     tally.warnings.update(f"dropped_{reason}" for reason in dropped)
     kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
@@ -133,9 +129,15 @@ def _liked(record: Preference | Feedback) -> str | None:
 
 
 def _limit(source: Source, tally: Tally) -> None:
+    if source.max_quarantine_rate is None or source.max_quarantine_rate == 1:
+        return
+    conflicts = tally.quarantined["id_conflict"]
+    if conflicts > MAX_CONFLICTS * tally.input:
+        message = f"{conflicts} of {tally.input} rows have an id that another row has; give every row one of its own"
+        raise BadFileError(source.where, "id_conflict", message)
     serious = Counter({reason: n for reason, n in tally.quarantined.items() if reason not in HARMLESS})
     share = serious.total() / tally.input
-    if source.max_quarantine_rate is None or share <= source.max_quarantine_rate:
+    if share <= source.max_quarantine_rate:
         return
     worst = serious.most_common(1)[0][0]
     reason = "wrong_encoding" if worst == "bad_encoding" else "too_many_refused"
