@@ -14,7 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
-from flows import summary
+from flows import summary, versions
 from flows.progress import Progress
 from tasks.adapters import execution, git, graph, recovery
 from tasks.adapters.execution import Result, TransientError, Warm
@@ -167,6 +167,8 @@ def run_stage(step: Step, run: Run) -> State[Result]:
                 progress.start()
 
         try:
+            if step.training:
+                versions.check(run.space)
             inputs = graph.input_hash(run.space.root, step.name)
             result = execution.run(run.space.root, step, run.running, hear)
             run.succeeded(result)

@@ -23,6 +23,7 @@ from tasks.preferences.plain import MAX_DEPTH
 
 __all__ = ["MAX_DEPTH", "RULE_VERSION", "BadFileError", "RefusedError", "open_unpacked"]
 
+REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})  # refusals that say nothing of quality
 MAX_ROW_BYTES = 4 << 20
 MAX_DIGITS = 19  # what a 64-bit integer holds
 _CHUNK = 1 << 16
@@ -46,6 +47,10 @@ _MAGIC = {
 Cut = tuple[int, bytes | None, str]  # byte offset, bytes (None: too many), sha256
 
 
+class HeldError(Exception):
+    """A file waits for a person; the message is one line: hold, value, bound, remedy."""
+
+
 @dataclass(frozen=True)
 class Row:
     line: int  # from 1; the element's number in a JSON array, the row's in parquet
@@ -62,6 +67,7 @@ class Refusal:
     reason: str
     excerpt: str  # redacted
     rule_version: str = RULE_VERSION
+    near: str | None = None  # the cluster of what the row repeats, or leaks into
 
 
 def json_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:

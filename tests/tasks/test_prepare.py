@@ -36,13 +36,13 @@ MODEL: dict[str, Any] = {
     "vocab_size": 320,
     "lora": None,
 }
-SHARES = {"judge_share": 0.25, "dev_share": 0.1, "test_share": 0.2}
+SHARES = {"judge": 0.25, "dev": 0.1, "test": 0.2, "sealed": 0.0}
 
 
 def params(**change: Any) -> prepare.Params:
     model = {**MODEL, **{key: value for key, value in change.items() if key in MODEL}}
     own = {key: value for key, value in change.items() if key not in MODEL}
-    document = {"model": model, **SHARES, "reply_room": 10, "long_prompts": "drop", **own}
+    document = {"model": model, "folds": SHARES, "reply_room": 10, "long_prompts": "drop", **own}
     return prepare.Params.model_validate(document)
 
 
@@ -210,8 +210,8 @@ def test_without_demonstrations_it_says_so(tmp_path: Path, tiny_model: Path) -> 
 
 
 def test_impossible_shares_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="add up to 1 or more"):
-        run(tmp_path, judge_share=0.8)
+    with pytest.raises(ValueError, match=r"the shares add up to 1\.1: nothing is left"):
+        run(tmp_path, folds={**SHARES, "judge": 0.8})
 
 
 def test_the_canary_plants_among_what_is_learned_from_and_counts_nowhere(tmp_path: Path) -> None:
