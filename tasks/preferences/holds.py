@@ -66,9 +66,9 @@ def judge_shard(
     if len(fresh) < MIN_SHARD or len(old) < MIN_ACCEPTED:
         return Verdict([], warnings, 0, {})
     known = known or Accepted(old)
-    scores = known.flip_scores(fresh)
+    scores = known.judge(fresh)
     rates = flips(fresh, scores, known)
-    suspects = triggers(Corpus(fresh), scores, known.corpus, options.alpha)
+    suspects = triggers(Corpus(fresh), scores.residuals, known.corpus, options.alpha)
     holds = [*flip_holds(rates, options), *_trigger_holds(suspects, options), *_shift_holds(shard, accepted, options)]
     measured = {
         "flip_rate": rates[0].rate,
