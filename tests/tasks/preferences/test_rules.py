@@ -220,6 +220,13 @@ def test_innocent_words_are_let_be(text: str) -> None:
     assert lexical(text) < 1.0
 
 
+def test_feedback_is_read_as_what_it_says_of_its_reply() -> None:
+    row = {"prompt": "Mail a@b.org", "reply": f"Hi a@b.org, {SLUR}.", "rater": "ann"}
+    record, found = judged({**row, "desirable": False}, kind="feedback")
+    assert (record.reply, found) == (f"Hi <email-1>, {SLUR}.", {"pii_redacted", "toxic_rejected"})
+    assert refused({**row, "desirable": True}, kind="feedback") == "toxic_chosen"
+
+
 def shouting(text: str) -> float:
     return float(text.isupper())
 
