@@ -107,6 +107,7 @@ def _settle(
         tally.accepted += 1
         kept = verdict.records
         derived = [extra for record in kept for extra in _derive(record, source) if index.reason(extra) is None]
+        tally.warnings.update(tag for extra in derived if extra.tags for tag in extra.tags.split(","))
         for record in (*kept, *derived):
             dataset = _DATASET[type(record)]
             tally.records[dataset] += 1
@@ -129,11 +130,14 @@ def _derive(record: Record, source: Source) -> list[Record]:
         "domain": record.domain,
         "source": record.source,
         "cluster": record.cluster,
+        "owner": record.owner,
     }
     derived: list[Record] = [Prompt(id=key, **shared)]
     reply = _liked(record)
-    if source.imitate_chosen and reply:
-        derived.append(Demonstration(id=row_id("demonstration", key, reply), reply=reply, **shared))
+    breaches = source.rules.breaches(reply) if source.rules and source.imitate_chosen and reply else []
+    if source.imitate_chosen and reply and breaches is not None:
+        tags = ",".join(breaches) or None
+        derived.append(Demonstration(id=row_id("demonstration", key, reply), reply=reply, tags=tags, **shared))
     return derived
 
 
