@@ -1,4 +1,4 @@
-"""What weighting votes by their raters' reliability is worth: the reward model's accuracy on the truth, with and without.
+"""What weights by reliability of raters are worth: the reward model's accuracy on the truth, with and without.
 
     python tests/bench/rater_weights.py [--seeds 0,1,2] [--careless 0,2] [--preferences 20000]
 
@@ -21,7 +21,6 @@ from algorithms import ROOT, stages  # beside this file
 
 from tasks import world
 from tasks.evaluation import statistics
-from tasks.preferences.tables import batches
 from tasks.rlhf import reward_model
 from tasks.rlhf.batch import Example
 
