@@ -4,10 +4,14 @@ reads   the sources of params (the simulated world, data/inputs, the hub), data/
 writes  data/raw/{demonstrations,preferences,safety,prompts,solutions}, data/quarantine
 """
 
+import json
 import re
 import shutil
+import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,11 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import shards, tabular
+from tasks.evaluation import refusals
+from tasks.preferences import kept, shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS
-from tasks.preferences.sources import Source, Staging, Tally, open_rows, publish, read
-from tasks.records import DATASETS, Record
+from tasks.preferences.kept import Reading
+from tasks.preferences.rules import FILES, Rules, RulesOptions
+from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.staging import Staging, Tally, publish
+from tasks.records import DATASETS, Record, content_hash
 
 
 class WorldSource(BaseModel):
@@ -63,76 +71,103 @@ class HubSource(FileSource):
     config: str | None = None
 
 
+AnySource = WorldSource | StepsSource | FileSource | HubSource
+CODE = ("ingest", "evaluation/refusals", "preferences", "records", "world", "world_steps")  # what judges and makes rows
+
+
 class Params(stage.Params):
     seed: int
     world: world.WorldParams
     sources: Annotated[
-        tuple[Annotated[WorldSource | StepsSource | FileSource | HubSource, Field(discriminator="kind")], ...],
+        tuple[Annotated[AnySource, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
+    rules: RulesOptions = RulesOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    folder = data / "runs" / "ingest" / "staged"
-    shutil.rmtree(folder, ignore_errors=True)
-    index = Index()
-    with tracker.phase("read"), closing(Staging(folder)) as staging:
-        tallies = _stage(params, data, staging, index)
+    runs = data / "runs" / "ingest"
+    shutil.rmtree(runs / "staged", ignore_errors=True)
+    rules = Rules.read(params.rules, data, refusals.declines)
+    for note in rules.report()["notes"]:
+        sys.stderr.write(f"ingest: WARNING: {note}\n")
+    with tracker.phase("read"), closing(Staging(runs / "staged")) as staging:
+        readings = _readings(params, data, rules)
+        tallies, index = kept.take(readings, _basis(params, rules), staging, runs / "kept")
     with tracker.phase("publish"):
-        publish(staging, index, tallies, data / "raw", data / "quarantine")
-    shutil.rmtree(folder)
-    return _metrics(tallies)
+        publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
+    shutil.rmtree(runs / "staged")
+    return {**_metrics(tallies), "rules": rules.report()}
 
 
-def _stage(params: Params, data: Path, staging: Staging, index: Index) -> dict[str, Tally]:
-    tallies: dict[str, Tally] = {}
-    for source in params.sources:
-        if isinstance(source, WorldSource):
-            tallies[world.SOURCE] = _simulate(world.SOURCE, world.generate(params.world, params.seed), staging, index)
-            continue
-        if isinstance(source, StepsSource):
-            made = world_steps.generate(source, params.seed)
-            tallies[world_steps.NAME] = _simulate(world_steps.NAME, made, staging, index)
-            continue
-        opened = _open(source, params.max_quarantine_rate, data)
-        if opened.name in tallies:
-            raise ValueError(f"ingest.sources: two sources are called `{opened.name}`; rename one of the files")
-        tallies[opened.name] = read(opened, staging, index)
+def _basis(params: Params, rules: Rules) -> str:
+    """What the verdicts on every source depend on."""
+    return json.dumps([kept.code_version(*CODE), params.model_dump(mode="json", exclude={"sources"}), rules.key])
+
+
+def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:
+    readings = [_reading(source, params, data, rules) for source in params.sources]
     for path, entry in shards.accepted(data):
-        opened = shards.source(path, entry)
-        tallies[opened.name] = read(opened, staging, index)
-    return tallies
+        opened = partial(shards.source, path, entry, rules)
+        readings.append(Reading(shards.name_of(entry), json.dumps(entry, sort_keys=True), partial(_read, opened)))
+    names = Counter(each.name for each in readings)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"ingest.sources: two sources are called `{twice[0]}`; rename one of the files")
+    return readings
 
 
-def _simulate(name: str, made: dict[str, list[Record]], staging: Staging, index: Index) -> Tally:
+def _reading(source: AnySource, params: Params, data: Path, rules: Rules) -> Reading:
+    if isinstance(source, WorldSource):
+        simulated = partial(world.generate, params.world, params.seed)
+        return Reading(world.SOURCE, "", partial(_simulate, world.SOURCE, simulated))
+    if isinstance(source, StepsSource):
+        made = partial(world_steps.generate, source, params.seed)
+        return Reading(world_steps.NAME, source.model_dump_json(), partial(_simulate, world_steps.NAME, made))
+    if isinstance(source, HubSource):
+        name, local = source.path, Path(source.path)
+        content = content_hash(local) if local.is_dir() else source.revision
+    else:
+        path = _input(source.path, data)
+        name, content = path.name.partition(".")[0], content_hash(path)
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "input"
+    opened = partial(_open, name, source, params.max_quarantine_rate, data, rules)
+    return Reading(name, source.model_dump_json() + content, partial(_read, opened))
+
+
+def _read(opened: Callable[[], Source], staging: Staging, index: Index) -> Tally:
+    return read(opened(), staging, index)
+
+
+def _simulate(name: str, made: Callable[[], dict[str, list[Record]]], staging: Staging, index: Index) -> Tally:
     tally = Tally("simulated")
-    for dataset, records in made.items():
+    for dataset, records in made().items():
         tally.input += len(records)
         tally.accepted += len(records)
         tally.records[dataset] += len(records)
         for record in records:
             staging.add(name, dataset, index.place(record))
+    staging.finish(name)
     return tally
 
 
-def _open(source: FileSource, max_quarantine_rate: float, data: Path) -> Source:
+def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path, rules: Rules) -> Source:
     warnings: Counter[str] = Counter()
     if isinstance(source, HubSource):
-        name, where = source.path, source.path
+        where = source.path
         rows = tabular.hub_rows(source.path, source.revision, source.split, source.config)
     else:
         path = _input(source.path, data)
-        name, where = path.name.partition(".")[0], str(path)
-        rows = open_rows(path, warnings)
+        where, rows = str(path), open_rows(path, warnings)
     return Source(
-        name=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "input",
+        name=name,
         where=where,
         rows=rows,
         warnings=warnings,
         format=source.format,
         imitate_chosen=source.demonstrations == "chosen",
         max_quarantine_rate=max_quarantine_rate,
+        rules=rules,
     )
 
 
@@ -176,7 +211,7 @@ STAGE = stage.Stage(
     "ingest",
     Params,
     run,
-    reads=("inputs", "shards/index.json"),
+    reads=("inputs", "shards/index.json", *FILES),
     writes=(*(f"raw/{name}" for name in DATASETS), "quarantine"),
 )
 

@@ -35,6 +35,7 @@ PARAMS = Path("params.yaml")
 # data/runs/<stage>/failure.json.
 BAD_INPUT = 2  # params or data that a person has to mend: retrying is useless
 BAD_CONTRACT = 4  # the data broke its contract: nothing was trained
+HELD = 5  # the data is held until a person has looked: nothing was trained
 BUSY = 75  # somebody else holds the stage or the workspace: try again later
 
 
@@ -51,6 +52,10 @@ QUIET = {  # nothing phones home
 
 class ContractError(Exception):
     """The data broke its contract; the message names the expectations."""
+
+
+class HeldError(Exception):
+    """The data is held until a person releases it; the message names hold, value, bound and remedy."""
 
 
 class BusyError(Exception):
@@ -106,6 +111,8 @@ def main(stage: Stage) -> None:
         _fail(name, BUSY, str(error))
     except ContractError as error:
         _fail(name, BAD_CONTRACT, str(error))
+    except HeldError as error:
+        _fail(name, HELD, str(error))
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         _fail(name, BAD_INPUT, str(error))
     except processes.RankError as error:
@@ -176,7 +183,13 @@ def read_params(params_type: type[Any], section: str, path: Path = PARAMS) -> An
     Raises ValueError with a line per problem: the key, the value, what is wrong with it.
     """
     document = read_yaml(path)
-    known = {file.stem for file in Path(__file__).parents[1].glob("[a-z]*.py")} | {"seed", "world", "model", "budget"}
+    known = {file.stem for file in Path(__file__).parents[1].glob("[a-z]*.py")} | {
+        "seed",
+        "world",
+        "model",
+        "budget",
+        "fresh",
+    }
     if unknown := sorted(set(document) - known):
         raise ValueError(f"{path}: unknown key `{unknown[0]}`; the top-level keys are {', '.join(sorted(known))}")
     own = document.get(section) or {}
