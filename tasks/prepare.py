@@ -1,6 +1,6 @@
 """prepare: folds by prompt, every text tokenised once, and every vote with the weight that its rater deserves.
 
-reads   data/raw
+reads   data/raw, data/inputs (what raters say of themselves)
 writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions}, data/prepared/canary.json: which
         demonstrations the canary plants among the pairs, and which it holds out; data/raters.json: what can be said of
         the raters, and what their votes are worth
@@ -19,7 +19,7 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import canary, ceiling, raters, tokens, votes
+from tasks.preferences import canary, ceiling, rater_groups, raters, tokens, votes
 from tasks.preferences.folds import FOLDS, fold_of
 from tasks.preferences.rater_options import RaterOptions, Weighting
 from tasks.preferences.raters import Judgement
@@ -97,9 +97,23 @@ def _judge(params: Params, data: Path) -> Judgement:
     """The raters of data/raw/preferences, told in data/raters.json."""
     folder = data / "raw/preferences"
     truth = ceiling.of_world(folder, params.world, params.seed)
-    judged = raters.judge(votes.read(folder), params.raters, params.rater_weights, truth)
-    stage.write_json(data / "raters.json", stage.plain(judged.report))
+    read = votes.read(folder)
+    judged = raters.judge(read, params.raters, params.rater_weights, truth)
+    groups = _groups(read, params.raters, data)
+    stage.write_json(data / "raters.json", stage.plain(judged.report | {"groups": groups}))
     return judged
+
+
+def _groups(read: votes.Votes, options: RaterOptions, data: Path) -> dict[str, Any]:
+    """By what raters say of themselves, where a file in data/inputs holds it."""
+    if options.attributes is None:
+        return {}
+    path = data / "inputs" / options.attributes
+    if not path.resolve().is_relative_to((data / "inputs").resolve()):
+        raise ValueError(
+            f"prepare.raters.attributes: {options.attributes!r} lies outside {data / 'inputs'}; copy it there"
+        )
+    return rater_groups.compare(read, rater_groups.read(path), options.min_group)
 
 
 class LeftOut(Exception):  # noqa: N818 - like StopIteration: not an error
@@ -266,7 +280,7 @@ STAGE = stage.Stage(
     "prepare",
     Params,
     run,
-    reads=tuple(f"raw/{name}" for name in DATASETS),
+    reads=("inputs", *(f"raw/{name}" for name in DATASETS)),
     writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "raters.json"),
 )
 

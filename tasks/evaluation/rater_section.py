@@ -12,6 +12,7 @@ FLAGS = {
     "rater_dominance": "much of a shard",
     "votes_per_day": "many votes a day",
 }
+GROUP_COLUMNS = ("Raters", "Votes", "Agree within", "Opposed by others", "Prefer the longer", "Than others")
 COLUMNS = (
     *("Rater", "Votes", "Decided", "Tie", "Both bad", "Unsure", "First picked", "Seconds, long texts"),
     *("Opposed by others", "Right", "Weight", "Noticed"),
@@ -28,6 +29,8 @@ def build(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "weighting": told["weighting"],
         "counts": {name: told[name] for name in ("votes", "decided", "tie", "both_bad", "unsure", "raters")},
         "agreement": _agreement(told["agreement"]),
+        "groups": _groups(told.get("groups") or {}),
+        "group_columns": GROUP_COLUMNS,
         "columns": COLUMNS,
         "rows": rows[:MAX_ROWS],
         "more": max(0, len(rows) - MAX_ROWS),
@@ -49,6 +52,30 @@ def _agreement(told: Mapping[str, Any]) -> list[tuple[str, list[Cell | None]]]:
         for name, of in parts
     ]
     return [(name, cells) for name, cells in rows if any(cells)]
+
+
+def _groups(told: Mapping[str, Any]) -> list[tuple[str, list[Cell | str | None]]]:
+    """A row per group that raters count themselves to, and per topic of it."""
+    rows = []
+    for attribute, found in told.items():
+        for value, group in found["groups"].items():
+            parts = [(f"{attribute}: {value}", group)]
+            parts += [(f"{attribute}: {value}, {topic}", of) for topic, of in group["by_topic"].items()]
+            rows += [(name, _figures(of)) for name, of in parts]
+        if found["hidden_raters"]:
+            rows.append((f"{attribute}: {found['hidden_raters']} raters in groups too small to be shown", []))
+    return rows
+
+
+def _figures(group: Mapping[str, Any]) -> list[Cell | str | None]:
+    return [
+        str(group["raters"]),
+        str(group["votes"]),
+        cell(group["raw"], "share"),
+        cell(group["opposed_by_others"], "share"),
+        cell(group["prefers_longer"], "share"),
+        cell(group["prefers_longer_difference"], "points"),
+    ]
 
 
 def _row(row: Mapping[str, Any]) -> list[str | Cell | None]:
