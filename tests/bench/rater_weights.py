@@ -1,9 +1,9 @@
 """What weights by reliability of raters are worth: the reward model's accuracy on the truth, with and without.
 
-    python -m tests.bench.rater_weights [--seeds 0,1,2] [--careless 2,0] [--preferences 16000]
+    python -m tests.bench.rater_weights [--seeds 0,1,2] [--careless 2,0] [--preferences 4000]
 
-A smaller world and model, with so many of the twelve raters answering at random. The same SFT policy, rows and test
-pairs; `prepare.rater_weights` alone differs. Accuracy is that of held-out pairs whose gold utilities differ; the
+A small world and model, with so many of the twelve raters answering at random and half of the comparisons judged by
+two. The same SFT policy, rows and test pairs; `prepare.rater_weights` alone differs. Accuracy is that of held-out pairs whose gold utilities differ; the
 interval of the difference resamples whole prompts. Writes data/bench/rater_weights.json; about a minute a row.
 """
 
@@ -87,13 +87,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--careless", default="2,0")
-    parser.add_argument("--preferences", type=int, default=16_000)
+    parser.add_argument("--preferences", type=int, default=4000)
+    parser.add_argument("--overlap", type=float, default=0.5)
     options = parser.parse_args()
     numbers = {name: [int(part) for part in getattr(options, name).split(",")] for name in ("seeds", "careless")}
     results: list[dict[str, Any]] = []
     for careless in numbers["careless"]:
         for seed in numbers["seeds"]:
-            size = {"num_demonstrations": 4000, "num_preferences": options.preferences, "num_careless": careless}
+            size = {"num_demonstrations": 2000, "num_preferences": options.preferences}
+            size |= {"num_careless": careless, "overlap": options.overlap}
             with tempfile.TemporaryDirectory() as folder, inside(workspace(Path(folder), {**SMALL, "world": size})):
                 change("", seed=seed)
                 stage.write_json(Path("data/contract.json"), {})  # not what is measured
