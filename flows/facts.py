@@ -16,7 +16,7 @@ def gather(plan: Plan) -> Facts:
     win_rate = evaluated.get("win_rate") or {}
     return Facts(
         num_pairs=plan.rows.pairs["train"].rows + plan.rows.pairs["judge"].rows + plan.rows.pairs["dev"].rows,
-        test_share=plan.document["prepare"]["test_share"],
+        test_share=plan.document["folds"]["test"],
         scored_share=_filled(data / "prepared/pairs/train.parquet", "scores"),
         checked_share=_filled(data / "prepared/prompts/train.parquet", "verifier"),
         tied_share=sum(labels.get(name, 0) for name in ("tie", "both_bad")) / max(1, sum(labels.values())),

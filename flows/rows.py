@@ -101,8 +101,7 @@ def asked_by_collect(document: Mapping[str, Any], simulated: Mapping[str, float]
 
 
 def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, float], str]:
-    shares = {name: document["prepare"][f"{name}_share"] for name in ("judge", "dev", "test")}
-    shares["train"] = 1 - sum(shares.values())
+    shares = {"train": 1 - sum(document["folds"].values()), **document["folds"]}
     demonstrations: list[Lengths] = []
     pairs: list[Lengths] = []
     solutions: list[Lengths] = []

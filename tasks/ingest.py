@@ -23,9 +23,12 @@ from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import refusals
 from tasks.preferences import kept, shards, tabular
 from tasks.preferences.duplicates import Index
+from tasks.preferences.folds import Shares
 from tasks.preferences.formats import FORMATS
+from tasks.preferences.held_out import hold_out
 from tasks.preferences.kept import Reading
 from tasks.preferences.rules import FILES, Rules, RulesOptions
+from tasks.preferences.settle import Settler
 from tasks.preferences.sources import Source, open_rows, read
 from tasks.preferences.staging import Staging, Tally, publish
 from tasks.records import DATASETS, Record, content_hash
@@ -78,32 +81,51 @@ CODE = ("ingest", "evaluation/refusals", "preferences", "records", "world", "wor
 class Params(stage.Params):
     seed: int
     world: world.WorldParams
+    folds: Shares
     sources: Annotated[
         tuple[Annotated[AnySource, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
     rules: RulesOptions = RulesOptions()
+    near_jaccard: Annotated[float, Field(gt=0, le=1)]  # of two texts' shingles, from which they are near
+    held_out: tuple[str, ...]  # files of data/inputs that no row may be near to, or hold much of
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     runs = data / "runs" / "ingest"
-    shutil.rmtree(runs / "staged", ignore_errors=True)
+    for folder in ("staged", "index"):
+        shutil.rmtree(runs / folder, ignore_errors=True)
     rules = Rules.read(params.rules, data, refusals.declines)
     for note in rules.report()["notes"]:
         sys.stderr.write(f"ingest: WARNING: {note}\n")
-    with tracker.phase("read"), closing(Staging(runs / "staged")) as staging:
-        readings = _readings(params, data, rules)
-        tallies, index = kept.take(readings, _basis(params, rules), staging, runs / "kept")
+    settler = Settler(runs / "index", params.folds.model_dump(), params.near_jaccard)
+    index, staging = Index(settler), Staging(runs / "staged")
+    with tracker.phase("read"), closing(settler), closing(staging):
+        readings, basis = _readings(params, data, rules), _basis(params, data, rules)
+        tallies = kept.take(
+            readings, basis, staging, index, runs / "kept", partial(_hold_out, params, data, index, settler)
+        )
     with tracker.phase("publish"):
         publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
-    shutil.rmtree(runs / "staged")
-    return {**_metrics(tallies), "rules": rules.report()}
+    for folder in ("staged", "index"):
+        shutil.rmtree(runs / folder)
+    return _metrics(tallies) | {
+        "rules": rules.report(),
+        "held_out": index.held_out,
+        "clusters": settler.report(),
+    }
 
 
-def _basis(params: Params, rules: Rules) -> str:
+def _hold_out(params: Params, data: Path, index: Index, settler: Settler) -> None:
+    index.held_out = {name: hold_out(_input(name, data), settler) for name in params.held_out}
+
+
+def _basis(params: Params, data: Path, rules: Rules) -> str:
     """What the verdicts on every source depend on."""
-    return json.dumps([kept.code_version(*CODE), params.model_dump(mode="json", exclude={"sources"}), rules.key])
+    held_out = [content_hash(_input(name, data)) for name in params.held_out]
+    own = params.model_dump(mode="json", exclude={"sources"})
+    return json.dumps([kept.code_version(*CODE), own, rules.key, held_out])
 
 
 def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:
@@ -145,8 +167,8 @@ def _simulate(name: str, made: Callable[[], dict[str, list[Record]]], staging: S
         tally.input += len(records)
         tally.accepted += len(records)
         tally.records[dataset] += len(records)
-        for record in records:
-            staging.add(name, dataset, index.place(record))
+        for record in index.trust(records, name):
+            staging.add(name, dataset, record)
     staging.finish(name)
     return tally
 

@@ -3,7 +3,7 @@
 reads   data/raw, data/inputs (what raters say of themselves)
 writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions}, data/prepared/canary.json: which
         demonstrations the canary plants among the pairs, and which it holds out; data/raters.json: what can be said of
-        the raters, and what their votes are worth
+        the raters, and what their votes are worth; data/sealed: the sealed fold, apart
 """
 
 import shutil
@@ -19,8 +19,8 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import canary, ceiling, rater_groups, raters, tokens, votes
-from tasks.preferences.folds import FOLDS, fold_of
+from tasks.preferences import canary, panel, tokens
+from tasks.preferences.folds import FOLDS, SEALED, Shares, fold_of
 from tasks.preferences.rater_options import RaterOptions, Weighting
 from tasks.preferences.raters import Judgement
 from tasks.preferences.tables import Lengths, Writer, batches
@@ -28,7 +28,6 @@ from tasks.records import DATASETS, LABELS, PAIRS, Message, Preference, forget_e
 from tasks.rlhf.options import ModelOptions
 from tasks.world import WorldParams
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 Row = dict[str, Any]
 
 
@@ -36,9 +35,7 @@ class Params(stage.Params):
     seed: int = 0
     world: WorldParams | None = None  # of simulated raters, whose noise is known
     model: ModelOptions
-    judge_share: Share
-    dev_share: Share
-    test_share: Share
+    folds: Shares
     reply_room: Annotated[int, Field(gt=0)]  # tokens of model.max_length kept free after a prompt of `prompts`
     long_prompts: Literal["drop", "truncate"]  # truncate: forget the oldest turns
     rater_weights: Weighting = "off"
@@ -46,21 +43,19 @@ class Params(stage.Params):
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    shares = {"test": params.test_share, "dev": params.dev_share, "judge": params.judge_share}
-    if sum(shares.values()) >= 1:
-        raise ValueError(f"prepare: the shares {shares} add up to 1 or more: nothing is left to train on")
+    shares = params.folds.model_dump()
     with tracker.phase("tokenizer"):
         tokenizer, pad_added = _tokenizer(params.model, data / "raw/demonstrations", shares)
         shutil.rmtree(data / "tokenizer", ignore_errors=True)
         tokenizer.save_pretrained(data / "tokenizer")
         forget_environment(data / "tokenizer")
     with tracker.phase("raters"):
-        judged = _judge(params, data)
+        judged = panel.judge(data, params.raters, params.rater_weights, params.world, params.seed)
+        stage.write_json(data / "raters.json", stage.plain(judged.report))
     work = Preparation(params, shares, tokens.Encoder(tokenizer), judged)
     planting = Preparation(params, shares, work.encoder, judged)  # counts apart: no figure is about what is planted
-    with tracker.phase("tokenise"):
-        rows = {name: work.table(data, name) for name in TABLES if name != "pairs"}
-        rows["pairs"] = work.table(data, "pairs", planting)
+    rows = {name: work.table(data, name, tracker) for name in TABLES if name != "pairs"}
+    rows["pairs"] = work.table(data, "pairs", tracker, planting)
     for name in ("demonstrations", "prompts"):
         if not all(rows[name].values()):
             raise ValueError(
@@ -93,29 +88,6 @@ def _tokenizer(model: ModelOptions, demonstrations: Path, shares: Mapping[str, f
     return tokens.train(texts, model.vocab_size), False
 
 
-def _judge(params: Params, data: Path) -> Judgement:
-    """The raters of data/raw/preferences, told in data/raters.json."""
-    folder = data / "raw/preferences"
-    truth = ceiling.of_world(folder, params.world, params.seed)
-    read = votes.read(folder)
-    judged = raters.judge(read, params.raters, params.rater_weights, truth)
-    groups = _groups(read, params.raters, data)
-    stage.write_json(data / "raters.json", stage.plain(judged.report | {"groups": groups}))
-    return judged
-
-
-def _groups(read: votes.Votes, options: RaterOptions, data: Path) -> dict[str, Any]:
-    """By what raters say of themselves, where a file in data/inputs holds it."""
-    if options.attributes is None:
-        return {}
-    path = data / "inputs" / options.attributes
-    if not path.resolve().is_relative_to((data / "inputs").resolve()):
-        raise ValueError(
-            f"prepare.raters.attributes: {options.attributes!r} lies outside {data / 'inputs'}; copy it there"
-        )
-    return rater_groups.compare(read, rater_groups.read(path), options.min_group)
-
-
 class LeftOut(Exception):  # noqa: N818 - like StopIteration: not an error
     """A row that cannot be used; the argument is the reason it is counted under."""
 
@@ -131,30 +103,49 @@ class Preparation:
         self.weights: dict[str, float] = dict.fromkeys(FOLDS, 0.0)  # of pairs
         self.num_truncated = 0
 
-    def table(self, data: Path, name: str, planting: "Preparation | None" = None) -> dict[str, int]:
+    def table(
+        self, data: Path, name: str, tracker: FileTracker, planting: "Preparation | None" = None
+    ) -> dict[str, int]:
         """Write one prepared table, at its end what is planted by `planting`; the rows of each of its files."""
         raw, columns, convert = TABLES[name]
         # Nothing but training may see a demonstration.
         files = {"train": "rows"} if name == "demonstrations" else {fold: fold for fold in FOLDS}
+        wanted = {*files, *(() if name == "demonstrations" else (SEALED,))}
         left_out = self.left_out[name] = Counter()
         writer = Writer(data / "prepared" / name, columns, list(files.values()))
+        sealed = Writer(data / "sealed" / name, columns, ["rows"])
         for batch in batches(data / "raw" / raw):
-            self.encoder.remember(row[key] for row in batch for key in _REPLIES if row.get(key))
-            for row in batch:
-                fold = fold_of(row["cluster"], self.shares)
-                try:
-                    if fold not in files:
-                        raise LeftOut("other_fold")
-                    kept = convert(self, row)
-                    writer.add(files[fold], kept)
-                    self.weights[fold] += kept.get("weight", 0.0)
-                except LeftOut as reason:
-                    left_out[str(reason)] += 1
+            with tracker.phase("split"):
+                folds = [fold_of(row["cluster"], self.shares) for row in batch]
+            with tracker.phase("tokenise"):
+                self.encoder.remember(row[key] for row in batch for key in _REPLIES if row.get(key))
+                kept = [
+                    self._convert(convert, row) if fold in wanted else "other_fold"
+                    for row, fold in zip(batch, folds, strict=True)
+                ]
+            with tracker.phase("split"):
+                for row, fold in zip(kept, folds, strict=True):
+                    if isinstance(row, str):
+                        left_out[row] += 1
+                    elif fold == SEALED:
+                        left_out[SEALED] += 1
+                        sealed.add("rows", row)
+                    else:
+                        writer.add(files[fold], row)
+                        self.weights[fold] += row.get("weight", 0.0)
+        sealed.close()
         counts = dict(writer.counts)
         if planting is not None:
             planting.plant(data, writer, self.weights)
         writer.close()
         return counts
+
+    def _convert(self, convert: "Callable[[Preparation, Row], Row]", row: Row) -> Row | str:
+        """The row as tokens, or why it is left out."""
+        try:
+            return convert(self, row)
+        except LeftOut as reason:
+            return str(reason)
 
     def plant(self, data: Path, writer: Writer, weights: Mapping[str, float]) -> None:
         """The canary's comparisons among those to learn from; they become tokens as every other row does.
@@ -281,7 +272,7 @@ STAGE = stage.Stage(
     Params,
     run,
     reads=("inputs", *(f"raw/{name}" for name in DATASETS)),
-    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "raters.json"),
+    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "raters.json", "sealed"),
 )
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Params(BaseModel):
     """Base of every stage's parameters: frozen; an unknown key or a value of the wrong kind is an error.
 
     A field comes from the stage's own section of params.yaml or, where the section does not hold it, from
-    the top-level key of that name (`seed`, `world`, `model`).
+    the top-level key of that name (`seed`, `world`, `model`, `folds`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -187,6 +187,7 @@ def read_params(params_type: type[Any], section: str, path: Path = PARAMS) -> An
         "seed",
         "world",
         "model",
+        "folds",
         "budget",
         "fresh",
     }

@@ -28,7 +28,7 @@ def read_prompts(data: Path) -> list[Row]:
         rows.setdefault(key, {**row, "key": key, "domain": row["category"], "verifier": None})
         rows[key]["expected"] = row["expected"]
     if not rows:
-        raise ValueError(f"{data / PROMPTS}: no test prompts; raise prepare.test_share or give more prompts")
+        raise ValueError(f"{data / PROMPTS}: no test prompts; raise folds.test or give more prompts")
     return list(rows.values())
 
 

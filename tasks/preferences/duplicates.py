@@ -1,12 +1,13 @@
 """What was seen before: repeated votes, reused ids, and the cluster a prompt already belongs to.
 
-Texts are compared folded. A row without a rater of its own never contradicts another: they may be two people.
+What is nearly the same is for settle.py to find. Texts are compared folded. A row without a rater of its own never
+contradicts another: they may be two people.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +15,13 @@ from typing import TypeVar
 import numpy as np
 import orjson
 
+from tasks.preferences import settled
 from tasks.preferences.compact import Table
 from tasks.preferences.dialogue import fold
+from tasks.preferences.settle import Settler, Verdict
 from tasks.records import CHOICES, Preference, Record, prompt_key
 
 R = TypeVar("R", bound=Record)
-REPEATS = frozenset({"exact_duplicate", "duplicate_swapped"})  # harmless: no reason to refuse a file whole
 _WINNERS = ("first", "second", *CHOICES[2:])
 _OUTCOME = 15  # bits of an outcome in what is known of a vote; the others are its row's
 _HEX = re.compile("[0-9a-f]{16}")  # a cluster that is its own 64-bit number
@@ -28,16 +30,18 @@ _HEX = re.compile("[0-9a-f]{16}")  # a cluster that is its own 64-bit number
 class Index:
     """An index over the records of all sources: 16 bytes for each of a few keys per record.
 
-    `save` and `load` carry it from run to run, so that a fresh shard is held against the past without reading it.
+    `save` and `restore` carry it from run to run, so that a fresh shard is held against the past without reading it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settler: Settler | None = None) -> None:
+        self._settler = settler
         # All keys are 64-bit hashes: two of ten million rows collide with a chance of 3e-6.
         self._contradicted: dict[int, int] = {}  # vote whose every row is refused -> `row_key` of the one accepted
         self._votes = Table()  # vote -> its row's key, who won, and whether the order was swapped
         self._ids = Table()  # kind of record and id -> content
         self._clusters = Table()  # prompt -> cluster
         self._names: dict[int, str] = {}  # of clusters that a source declared
+        self.held_out: dict[str, dict[str, int]] = {}  # files of evaluation rows, and their counts
 
     def place(self, record: R) -> R:
         """Give a record the cluster under which its prompt was first seen: a prompt is never on two sides."""
@@ -49,6 +53,19 @@ class Index:
                 self._names[cluster] = name
             return record
         return replace(record, cluster=self._names.get(known) or f"{known:016x}")
+
+    def settle(self, batch: Sequence[Sequence[Record]], source: str) -> list[Verdict]:
+        """What becomes of rows, given as the records made of each; without a settler all are kept."""
+        if self._settler is None:
+            return [Verdict([self.place(record) for record in records]) for records in batch]
+        return self._settler.settle(batch, source)
+
+    def trust(self, records: Sequence[R], source: str) -> list[R]:
+        """Records of a source that knows which of its prompts belong together."""
+        if self._settler is not None:
+            prompts = {(record.cluster, prompt_key(record.prompt)): record for record in records}
+            self._settler.trust([(record.prompt, record.cluster) for record in prompts.values()], source)
+        return [self.place(record) for record in records]
 
     def reason(self, record: Record) -> str | None:
         """Why this record must be refused after those seen before, or None; then it counts as seen."""
@@ -85,17 +102,21 @@ class Index:
             table.save(folder / f"{name}.npy")
         pairs = sorted(self._contradicted.items())
         names = {str(cluster): name for cluster, name in self._names.items()}
-        (folder / "index.json").write_bytes(orjson.dumps({"contradicted": pairs, "names": names}))
+        known = {"contradicted": pairs, "names": names, "held_out": self.held_out}
+        (folder / "index.json").write_bytes(orjson.dumps(known))
+        if self._settler is not None:
+            settled.save(self._settler, folder / "settled")
 
-    @classmethod
-    def load(cls, folder: Path) -> "Index":
-        index = cls()
-        for name, table in index._tables().items():
+    def restore(self, folder: Path) -> None:
+        """Know what was saved; for a new index."""
+        for name, table in self._tables().items():
             table.update(np.load(folder / f"{name}.npy"))
         known = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        index._contradicted = dict(known["contradicted"])
-        index._names = {int(cluster): name for cluster, name in known["names"].items()}
-        return index
+        self._contradicted = dict(known["contradicted"])
+        self._names = {int(cluster): name for cluster, name in known["names"].items()}
+        self.held_out = known["held_out"]
+        if self._settler is not None:
+            settled.restore(self._settler, folder / "settled")
 
     def _tables(self) -> dict[str, Table]:
         return {"votes": self._votes, "ids": self._ids, "clusters": self._clusters}

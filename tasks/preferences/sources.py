@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.preferences import screen, tabular
-from tasks.preferences.duplicates import REPEATS, Index
+from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS, Format, detect
 from tasks.preferences.rules import Rules
-from tasks.preferences.screen import BadFileError, Refusal, RefusedError, Row
+from tasks.preferences.screen import REPEATS, BadFileError, Refusal, RefusedError, Row
 from tasks.preferences.staging import Staging, Tally
 from tasks.records import DATASETS, Demonstration, Preference, Prompt, Record, prompt_key, row_id
 
@@ -57,16 +57,12 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
     form = detect(sample, source.where) if source.format == "auto" else FORMATS[source.format]
     tally = Tally(form.name, warnings=source.warnings)
     for batch in _batches(chain(head, source.rows)):
-        refusals = []
-        for row in batch:
-            tally.input += 1
-            refusal = row if isinstance(row, Refusal) else _accept(row, source, form, staging, index, tally)
-            if refusal is None:
-                tally.accepted += 1
-            else:
-                tally.quarantined[refusal.reason] += 1
-                refusals.append(refusal)
-        staging.refuse(source.name, refusals)
+        tally.input += len(batch)
+        found = [row if isinstance(row, Refusal) else _accept(row, source, form, index, tally) for row in batch]
+        refusals = [row for row in found if isinstance(row, Refusal)]
+        refusals += _settle([row for row in found if not isinstance(row, Refusal)], source, staging, index, tally)
+        tally.quarantined.update(refusal.reason for refusal in refusals)
+        staging.refuse(source.name, sorted(refusals, key=lambda refusal: refusal.line))
     tally.check()
     _limit(source, tally)
     staging.finish(source.name)
@@ -74,30 +70,47 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
     return tally
 
 
-def _accept(row: Row, source: Source, form: Format, staging: Staging, index: Index, tally: Tally) -> Refusal | None:
-    """Stage one row's records, or say why not. Where a row gives several, those that repeat are left out."""
+def _accept(row: Row, source: Source, form: Format, index: Index, tally: Tally) -> tuple[Row, list[Record]] | Refusal:
+    """One row's records, or why there are none. Where a row gives several, those that repeat are left out."""
     try:
         records = form.convert(row.value, source.rows_source or source.name)
         if source.rules is not None:
             records = source.rules.judge(records, row.value, tally.warnings)
-        records = [index.place(record) for record in records]
         reasons = [index.reason(record) for record in records]
         if all(reasons):
             raise RefusedError(reasons[0])
     except RefusedError as refused:
-        excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True)) if refused.keeps_excerpt else ""
-        return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt, refused.rule_version)
+        return _refuse(row, refused)
     if row.value.keys() - form.fields:
         tally.warnings["unknown_field"] += 1
     kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
     if form.name == "feedback" and not source.imitate_chosen:
         kept = [record for record in kept if isinstance(record, Prompt)]
-    derived = [extra for record in kept for extra in _derive(record, source) if index.reason(extra) is None]
-    for record in kept + derived:
-        dataset = _DATASET[type(record)]
-        tally.records[dataset] += 1
-        staging.add(source.name, dataset, record, row)
-    return None
+    return row, kept
+
+
+def _settle(
+    rows: list[tuple[Row, list[Record]]], source: Source, staging: Staging, index: Index, tally: Tally
+) -> list[Refusal]:
+    """Stage the records of rows; the refusals of those that what came before forbids."""
+    refusals = []
+    for (row, _), verdict in zip(rows, index.settle([records for _, records in rows], source.name), strict=True):
+        if verdict.reason is not None:
+            refusals.append(_refuse(row, RefusedError(verdict.reason), verdict.near))
+            continue
+        tally.accepted += 1
+        kept = verdict.records
+        derived = [extra for record in kept for extra in _derive(record, source) if index.reason(extra) is None]
+        for record in (*kept, *derived):
+            dataset = _DATASET[type(record)]
+            tally.records[dataset] += 1
+            staging.add(source.name, dataset, record, row)
+    return refusals
+
+
+def _refuse(row: Row, refused: RefusedError, near: str | None = None) -> Refusal:
+    excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True)) if refused.keeps_excerpt else ""
+    return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt, refused.rule_version, near)
 
 
 def _derive(record: Record, source: Source) -> list[Record]:

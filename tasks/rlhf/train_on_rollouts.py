@@ -73,7 +73,7 @@ def check_prompts(
     if options.held_out_every is not None and not held_out:
         raise ValueError(
             f"held_out_every = {options.held_out_every}: data/prepared/prompts/dev.parquet has no prompts; raise "
-            "prepare.dev_share, or set held_out_every and patience to null"
+            "folds.dev, or set held_out_every and patience to null"
         )
     longest = max((len(prompt.ids) for prompt in [*prompts, *held_out]), default=0) + learner.max_new_tokens
     room = learner.policy.config.max_position_embeddings

@@ -3,8 +3,9 @@
     python -m tests.bench.rater_weights [--seeds 0,1,2] [--careless 2,0] [--preferences 4000]
 
 A small world and model, with so many of the twelve raters answering at random and half of the comparisons judged by
-two. The same SFT policy, rows and test pairs; `prepare.rater_weights` alone differs. Accuracy is that of held-out pairs whose gold utilities differ; the
-interval of the difference resamples whole prompts. Writes data/bench/rater_weights.json; about a minute a row.
+two. The same SFT policy, rows and test pairs; `prepare.rater_weights` alone differs. Accuracy is that of held-out
+pairs whose gold utilities differ; the interval of the difference resamples whole prompts. Writes
+data/bench/rater_weights.json; about a minute a row.
 """
 
 import argparse

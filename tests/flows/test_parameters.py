@@ -27,9 +27,9 @@ def test_the_parameters_of_the_project_are_right():
     [
         ("  num_epochs: 4 ", "  num_epoch: 4 ", r"params.yaml: sft.num_epoch = 4: unknown key"),
         (
-            "  test_share: 0.18",
-            "  test_share: 1.8",
-            r"params.yaml: prepare.test_share = 1.8: Input should be less than 1",
+            "  test: 0.18",
+            "  test: 1.8",
+            r"params.yaml: folds.test = 1.8: Input should be less than 1",
         ),
         ("    kl_coef: 0.05", "    kl_coeff: 0.05", r"params.yaml: align.ppo.kl_coeff = 0.05: unknown key"),
         ("  algorithm: ppo", "  algorithm: popo", r"align.algorithm = 'popo': no such file; known: .*dpo, .*ppo"),

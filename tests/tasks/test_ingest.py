@@ -31,8 +31,12 @@ HH = [
 ]
 
 
-def params(*sources: dict[str, Any], rate: float = 0.05) -> ingest.Params:
-    document = {"seed": 0, "world": WORLD, "sources": sources, "max_quarantine_rate": rate}
+FOLDS = {"judge": 0.25, "dev": 0.05, "test": 0.18, "sealed": 0.0}
+
+
+def params(*sources: dict[str, Any], rate: float = 0.05, held_out: tuple[str, ...] = ()) -> ingest.Params:
+    document = {"seed": 0, "world": WORLD, "folds": FOLDS, "sources": sources, "max_quarantine_rate": rate}
+    document |= {"near_jaccard": 0.8, "held_out": held_out}
     return ingest.Params.model_validate(document)
 
 
@@ -44,9 +48,9 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(data: Path, *sources: dict[str, Any], rate: float = 0.05) -> dict[str, Any]:
+def run(data: Path, *sources: dict[str, Any], rate: float = 0.05, held_out: tuple[str, ...] = ()) -> dict[str, Any]:
     with closing(FileTracker("ingest", data)) as tracker:
-        return ingest.run(params(*sources, rate=rate), data, tracker)
+        return ingest.run(params(*sources, rate=rate, held_out=held_out), data, tracker)
 
 
 def put(data: Path, name: str, rows: list[Any]) -> dict[str, Any]:
@@ -202,7 +206,8 @@ def test_as_a_process_a_bad_file_exits_2_with_one_line_and_a_good_one_reports(da
     for name in FILES:
         shutil.copy(ROOT / "data" / name, project / "data" / name)
     text = {"seed": 0, "world": WORLD, "ingest": {"sources": [{"kind": "file", "path": "a.jsonl"}]}}
-    text["ingest"]["max_quarantine_rate"] = 0.05
+    text["ingest"] |= {"max_quarantine_rate": 0.05, "near_jaccard": 0.8, "held_out": []}
+    text["folds"] = FOLDS
     (project / "params.yaml").write_text(json.dumps(text))
 
     def process() -> subprocess.CompletedProcess[str]:

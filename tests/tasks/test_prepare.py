@@ -36,13 +36,13 @@ MODEL: dict[str, Any] = {
     "vocab_size": 320,
     "lora": None,
 }
-SHARES = {"judge_share": 0.25, "dev_share": 0.1, "test_share": 0.2}
+SHARES = {"judge": 0.25, "dev": 0.1, "test": 0.2, "sealed": 0.0}
 
 
 def params(**change: Any) -> prepare.Params:
     model = {**MODEL, **{key: value for key, value in change.items() if key in MODEL}}
     own = {key: value for key, value in change.items() if key not in MODEL}
-    document = {"model": model, **SHARES, "reply_room": 10, "long_prompts": "drop", **own}
+    document = {"model": model, "folds": SHARES, "reply_room": 10, "long_prompts": "drop", **own}
     return prepare.Params.model_validate(document)
 
 
@@ -210,8 +210,8 @@ def test_without_demonstrations_it_says_so(tmp_path: Path, tiny_model: Path) -> 
 
 
 def test_impossible_shares_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="add up to 1 or more"):
-        run(tmp_path, judge_share=0.8)
+    with pytest.raises(ValueError, match=r"the shares add up to 1\.1: nothing is left"):
+        run(tmp_path, folds={**SHARES, "judge": 0.8})
 
 
 def test_the_canary_plants_among_what_is_learned_from_and_counts_nowhere(tmp_path: Path) -> None:
@@ -286,3 +286,19 @@ def test_votes_held_out_are_counted_and_reach_no_fold(tmp_path):
     assert metrics["raters"]["held_out"] == 1
     kept = run(data, raters={"reviewed": ["lazy"]})
     assert "position_bias" not in kept["left_out"]["pairs"]
+
+
+def test_groups_of_raters_come_from_a_file_of_the_inputs(tmp_path):
+    votes = records()["preferences"]
+    panel = [Preference(**{**vars(v), "id": f"{v.id}-{n}", "rater": f"r{n}"}) for v in votes[:30] for n in range(10)]
+    data = write(tmp_path / "data", records(preferences=panel))
+    (data / "inputs").mkdir()
+    (data / "inputs/who.csv").write_text("rater,trade\n" + "".join(f"r{n},{'ab'[n % 2]}\n" for n in range(10)))
+    run(data, raters={"attributes": "who.csv"})
+    told = json.loads((data / "raters.json").read_text())["groups"]["trade"]
+    assert {value: group["raters"] for value, group in told["groups"].items()} == {"a": 5, "b": 5}
+    assert told["groups"]["a"]["opposed_by_others"]["value"] == 0.0
+    with pytest.raises(ValueError, match=r"prepare.raters.attributes: '../x.csv' lies outside"):
+        run(data, raters={"attributes": "../x.csv"})
+    with pytest.raises(FileNotFoundError, match=r"prepare.raters.attributes: .*gone.csv is not a file"):
+        run(data, raters={"attributes": "gone.csv"})

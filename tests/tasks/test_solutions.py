@@ -16,7 +16,7 @@ STEPS = {"kind": "world_steps", "num_demonstrations": 300, "num_prompts": 100, "
 CHANGES = {
     "world": {"num_demonstrations": 100, "num_preferences": 20},
     "ingest": {"sources": [{"kind": "world"}, STEPS]},
-    "prepare": {"judge_share": 0.1},
+    "folds": {"judge": 0.1},
     "sft": {"num_epochs": 1, "batch_tokens": 1024},
     "collect": {"labeller": "none"},
     "solutions": {"train": ["outcome", "process"], "num_epochs": 1, "batch_tokens": 1024},
