@@ -23,7 +23,8 @@ import pytest
 
 from tasks import ingest
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import holds, shards
+from tasks.preferences import holds, panel, raters, shards
+from tasks.preferences.rater_options import RaterOptions
 from tasks.preferences.rules.lexicon import SLURS
 from tasks.preferences.rules.opt_outs import OptOuts
 from tasks.preferences.screen import BadFileError, HeldError
@@ -31,7 +32,7 @@ from tasks.records import Preference, to_table, write_table
 from tests.tasks.preferences.shard_votes import comparisons, with_trigger
 
 # Cases that nothing here proves yet. A number is in this set or has a case, never both.
-NOT_YET = {38, 39, 40, 41, 61, 62}
+NOT_YET = {38, 39, 40, 41}
 
 OK = "accepted"
 WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
@@ -327,6 +328,38 @@ def _(data: Path) -> None:
     with pytest.raises(HeldError, match=r"held: suspected_poison: the n-gram '.*zeta"):
         taken(data, with_trigger(comparisons(600, seed=2), 40))
     assert shards.accepted(data) == []
+
+
+def judged(data: Path, rows: list[dict[str, Any]]) -> raters.Judgement:
+    """What `prepare` thinks of the raters of rows that `ingest` accepted."""
+    (data / "inputs/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = run(data, "rows.jsonl")
+    assert metrics["accepted"] == len(rows)
+    return panel.judge(data, RaterOptions(), "off", None, 0)
+
+
+def working(rater: str, number: int, **change: Any) -> list[dict[str, Any]]:
+    """Votes of one rater, each on a prompt of its own."""
+    prompts = ({"prompt": f"Name river {n} of {rater}.", "choice": "ab"[n % 2]} for n in range(number))
+    return [{**VOTE, "rater": rater, **prompt, **change} for prompt in prompts]
+
+
+OTHERS = [row for rater in ("bob", "cid", "dan", "eve") for row in working(rater, 40)]
+
+
+@proves(61)
+def _(data: Path) -> None:
+    found = judged(data, [*OTHERS, *working("ann", 30, choice="a")])
+    assert found.held_out == {"ann": "position_bias"}
+    assert found.factors == {"ann": 0.0}
+
+
+@proves(62)
+def _(data: Path) -> None:
+    fast = working("ann", 30, seconds=1.2, reply_a="The Danube, from the Black Forest to the Black Sea. " * 9)
+    found = judged(data, [*OTHERS, *fast])
+    assert found.held_out == {"ann": "speeder"}
+    assert found.factors == {"ann": 0.0}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
