@@ -5,7 +5,7 @@ PORT ?= 5000
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run estimate mine test test-slow check ui bench clean reproduce release serve selftest
+.PHONY: run estimate mine test test-slow check ui bench bench-data clean reproduce release serve selftest
 
 # The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
 # take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
@@ -41,10 +41,14 @@ mine: $(READY)
 ui: $(READY)  # MLflow's pages on the results, on this machine only
 	@$(PY) -m flows.ui --port $(PORT)
 
-# BENCH='main_job learning algorithms noise': which of tests/bench; the last two take hours. DATA=path: pairs for `learning`.
+# BENCH='main_job learning data algorithms noise': which of tests/bench; the last two take hours. DATA=path: pairs for `learning`.
 BENCH ?= main_job learning
 bench: $(READY)
 	@for bench in $(BENCH); do echo "$$bench"; DATA='$(DATA)' $(PY) tests/bench/$$bench.py || exit 1; done
+
+# Preference data from a file to its split: rows/s, memory, twice the rows, a fresh shard. ROWS=1000000: half an hour.
+bench-data: $(READY)
+	$(PY) tests/bench/data.py $(if $(ROWS),--rows $(ROWS))
 
 reproduce: $(READY)  # VERSION=n of the registered policy
 	@$(PY) -m flows.reproduce $(if $(VERSION),'$(VERSION)') $(if $(RECIPE),--recipe '$(RECIPE)')

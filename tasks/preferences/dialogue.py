@@ -6,6 +6,7 @@ A prompt is an optional system message, then user and assistant in turn, ending 
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 from tasks.preferences.screen import RefusedError
@@ -13,6 +14,8 @@ from tasks.records import ROLES, Message
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKER = {"Human": "user", "Assistant": "assistant"}
+_FOLDED = 1024  # texts remembered folded: a row asks for each of its own several times
+_LONG = 1 << 14  # characters of a text that is not remembered
 
 
 def text(row: dict[str, Any], key: str) -> str:
@@ -112,7 +115,15 @@ def check_prompt(turns: list[Message]) -> list[Message]:
 
 def fold(value: str) -> str:
     """The form in which two texts are compared: NFKC, no case, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+    return _remembered(value) if len(value) < _LONG else _fold(value)
+
+
+def _fold(value: str) -> str:
+    folded = value.lower() if value.isascii() else unicodedata.normalize("NFKC", value).casefold()
+    return " ".join(folded.split())
+
+
+_remembered = lru_cache(_FOLDED)(_fold)
 
 
 def cluster(turns: list[Message]) -> str:

@@ -6,79 +6,129 @@ contradicts another: they may be two people.
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import orjson
+
+from tasks.preferences.compact import Table
 from tasks.preferences.dialogue import fold
 from tasks.preferences.settle import Settler, Verdict
-from tasks.records import Preference, Record, prompt_key
+from tasks.records import CHOICES, Preference, Record, prompt_key
 
 R = TypeVar("R", bound=Record)
-REPEATS = frozenset(
-    {"exact_duplicate", "duplicate_swapped", "near_duplicate"}
-)  # harmless: no reason to refuse a file whole
-_OUTCOMES: dict[tuple[str, bool], tuple[str, bool]] = {}  # one object per outcome, not one per row
+REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})  # harmless: no reason to refuse a file
+_WINNERS = ("first", "second", *CHOICES[2:])
+_OUTCOME = 15  # bits of an outcome in what is known of a vote; the others are its row's
+_HEX = re.compile("[0-9a-f]{16}")  # a cluster that is its own 64-bit number
 
 
 class Index:
-    """An index over the records of all sources: a few short hashes per record."""
+    """An index over the records of all sources: 16 bytes for each of a few keys per record.
+
+    `save` and `load` carry it from run to run, so that a fresh shard is held against the past without reading it.
+    """
 
     def __init__(self, settler: Settler | None = None) -> None:
-        self._settler = settler
+        self.settler = settler
         # All keys are 64-bit hashes: two of ten million rows collide with a chance of 3e-6.
-        self._contradicted: set[int] = set()  # votes whose every row is refused
-        self._votes: dict[int, tuple[str, bool]] = {}  # vote -> (who won, whether the order was swapped)
-        self._ids: dict[int, int] = {}  # kind of record and id -> content
-        self._clusters: dict[int, str] = {}  # prompt -> cluster
+        self._contradicted: dict[int, int] = {}  # vote whose every row is refused -> `row_key` of the one accepted
+        self._votes = Table()  # vote -> its row's key, who won, and whether the order was swapped
+        self._ids = Table()  # kind of record and id -> content
+        self._clusters = Table()  # prompt -> cluster
+        self._names: dict[int, str] = {}  # of clusters that a source declared
 
     def place(self, record: R) -> R:
         """Give a record the cluster under which its prompt was first seen: a prompt is never on two sides."""
-        cluster = self._clusters.setdefault(_digest(prompt_key(record.prompt)), record.cluster)
-        return record if cluster == record.cluster else replace(record, cluster=cluster)
+        name = record.cluster
+        cluster = int(name, 16) if _HEX.fullmatch(name) else _digest(name)
+        known = self._clusters.setdefault(_digest(prompt_key(record.prompt)), cluster)
+        if known == cluster:
+            if cluster not in self._names and not _HEX.fullmatch(name):
+                self._names[cluster] = name
+            return record
+        return replace(record, cluster=self._names.get(known) or f"{known:016x}")
 
     def settle(self, batch: Sequence[Sequence[Record]], source: str) -> list[Verdict]:
         """What becomes of rows, given as the records made of each; without a settler all are kept."""
-        if self._settler is None:
+        if self.settler is None:
             return [Verdict([self.place(record) for record in records]) for records in batch]
-        return self._settler.settle(batch, source)
+        return self.settler.settle(batch, source)
 
     def trust(self, records: Sequence[R], source: str) -> list[R]:
         """Records of a source that knows which of its prompts belong together."""
-        if self._settler is not None:
+        if self.settler is not None:
             prompts = {(record.cluster, prompt_key(record.prompt)): record for record in records}
-            self._settler.trust([(record.prompt, record.cluster) for record in prompts.values()], source)
+            self.settler.trust([(record.prompt, record.cluster) for record in prompts.values()], source)
         return [self.place(record) for record in records]
 
     def reason(self, record: Record) -> str | None:
         """Why this record must be refused after those seen before, or None; then it counts as seen."""
-        vote = _vote(record) if isinstance(record, Preference) else None
-        if vote and vote[0] in self._votes:
-            return self._repeated(*vote)
-        fields = vars(record) | {"source": "", "cluster": ""}
-        content = _digest(json.dumps(fields, sort_keys=True))
-        known = self._ids.setdefault(_digest(type(record).__name__, record.id), content)
-        if known is not content:
+        key = None
+        if isinstance(record, Preference):
+            key, winner, swapped = _vote(record)
+            if (first := self._votes.get(key)) is not None:
+                return self._repeated(key, first, winner, swapped)
+        content = _content(record)
+        known = self._ids.get(identity := _digest(type(record).__name__, record.id))
+        if known is not None:
             return "exact_duplicate" if known == content else "id_conflict"
-        if vote:
-            self._votes[vote[0]] = _OUTCOMES.setdefault(vote[1:], vote[1:])
+        self._ids.set(identity, content)
+        if key is not None:
+            self._votes.set(key, identity & ~_OUTCOME | 2 * _WINNERS.index(winner) | swapped)
         return None
 
-    def _repeated(self, key: int, winner: str, swapped: bool) -> str:
-        first_winner, first_swapped = self._votes[key]
-        if first_winner != winner:
-            self._contradicted.add(key)
+    def _repeated(self, key: int, first: int, winner: str, swapped: bool) -> str:
+        outcome = first & _OUTCOME
+        if _WINNERS[outcome // 2] != winner:
+            self._contradicted[key] = first & ~_OUTCOME
         if key in self._contradicted:
             return "self_contradiction"
-        return "exact_duplicate" if first_swapped == swapped else "duplicate_swapped"
+        return "exact_duplicate" if outcome % 2 == swapped else "duplicate_swapped"
 
     @property
-    def has_contradictions(self) -> bool:
-        return bool(self._contradicted)
+    def contradicted(self) -> Collection[int]:
+        """`row_key` of accepted comparisons that their own raters have contradicted since."""
+        return self._contradicted.values()
 
-    def contradicts(self, row: Preference) -> bool:
-        """Whether a row that was accepted has been contradicted since."""
-        return _vote(row)[0] in self._contradicted
+    def save(self, folder: Path) -> None:
+        """Write what is known to a folder that is there."""
+        for name, table in self._tables().items():
+            table.save(folder / f"{name}.npy")
+        pairs = sorted(self._contradicted.items())
+        names = {str(cluster): name for cluster, name in self._names.items()}
+        (folder / "index.json").write_bytes(orjson.dumps({"contradicted": pairs, "names": names}))
+        if self.settler is not None:
+            self.settler.save(folder / "settled")
+
+    @classmethod
+    def load(cls, folder: Path, settler: Settler | None = None) -> "Index":
+        """What was saved; `settler`: a new one, where a settler was saved too."""
+        index = cls(settler)
+        if settler is not None:
+            settler.load(folder / "settled")
+        for name, table in index._tables().items():
+            table.update(np.load(folder / f"{name}.npy"))
+        known = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index._contradicted = dict(known["contradicted"])
+        index._names = {int(cluster): name for cluster, name in known["names"].items()}
+        return index
+
+    def close(self) -> None:
+        if self.settler is not None:
+            self.settler.close()
+
+    def _tables(self) -> dict[str, Table]:
+        return {"votes": self._votes, "ids": self._ids, "clusters": self._clusters}
+
+
+def row_key(preference_id: str) -> int:
+    """64 bits that stand for an accepted comparison: an id names one."""
+    return _digest(Preference.__name__, preference_id) & ~_OUTCOME
 
 
 def _vote(row: Preference) -> tuple[int, str, bool]:
@@ -92,6 +142,11 @@ def _vote(row: Preference) -> tuple[int, str, bool]:
     voter = ("", winner) if anonymous else ("rater", row.rater)
     prompt = [part for turn in row.prompt for part in (turn["role"], fold(turn["content"]))]
     return _digest(*prompt, *sorted((reply_a, reply_b)), *voter), winner, swapped
+
+
+def _content(record: Record) -> int:
+    fields = vars(record) | {"source": "", "cluster": ""}
+    return int.from_bytes(hashlib.blake2b(orjson.dumps(fields), digest_size=8).digest(), "big")
 
 
 def _digest(*parts: str) -> int:

@@ -53,16 +53,15 @@ class Multimap:
         order = np.argsort(where, kind="stable")
         return where[order], np.concatenate(ids)[order]
 
-    def state(self) -> U64:
-        """Everything in it: the slots."""
+    @property
+    def values(self) -> U64:
+        """Everything that is in it."""
         return self._slots
 
-    @classmethod
-    def restore(cls, slots: U64, per_key: int) -> "Multimap":
-        made = cls(per_key, bits=len(slots).bit_length() - 1)
-        made._slots = slots
-        made.count = int((slots != _EMPTY).sum())
-        return made
+    def restore(self, values: U64) -> None:
+        """Become what another was."""
+        self._slots, self._bits = values, len(values).bit_length() - 1
+        self.count = int((values != _EMPTY).sum())
 
     def _home(self, keys: U64) -> Int:
         spread = (keys * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from tasks.preferences import plain
+from tasks.preferences.plain import MAX_DEPTH
+
 RULE_VERSION = "1"  # of all rules a row can be refused by; raise it when one changes
 MAX_ROW_BYTES = 4 << 20
-MAX_DEPTH = 32
 MAX_DIGITS = 19  # what a 64-bit integer holds
 MAX_RATIO = 200  # of unpacked to packed bytes; text reaches about 10, a gzip bomb 1,000
 _RATIO_FROM = 16 << 20  # unpacked bytes below which the ratio says nothing
@@ -32,9 +34,7 @@ _HIDDEN = re.compile(
     "[\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\],]', re.DOTALL)
-_BRACKETS = re.compile(rb"[\[\]{}]")
 _MAGIC = {
     b"PK\x03\x04": ("archive_unsafe", "a zip archive (archives are not opened); unpack it and name its files"),
     b"BZh": ("wrong_format", "compressed with bzip2; unpack it or use gzip"),
@@ -105,13 +105,19 @@ def json_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:
 
 def parse(raw: bytes) -> dict[str, Any]:
     """Judge one row's bytes and parse them. Raises RefusedError with the reason code."""
+    value = plain.parse(raw)
+    return judge(raw) if value is None else value
+
+
+def judge(raw: bytes) -> dict[str, Any]:
+    """`parse`, step by step: what every verdict comes from. Raises RefusedError with the reason code."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise RefusedError("bad_encoding") from None
     if _CONTROL.search(text):
         raise RefusedError("control_char")
-    if _depth(raw) > MAX_DEPTH:
+    if plain.depth(raw) > MAX_DEPTH:
         raise RefusedError("too_deep")
     try:
         value = _DECODER.decode(text)
@@ -297,16 +303,6 @@ def _element_end(buffer: bytes) -> int | None:
     return None
 
 
-def _depth(raw: bytes) -> int:
-    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
-        return 0  # cannot be deeper than it has brackets
-    depth = deepest = 0
-    for match in _BRACKETS.finditer(_STRING.sub(b"", raw)):
-        depth += 1 if match[0] in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -331,7 +327,7 @@ def _constant(name: str) -> NoReturn:
     raise RefusedError("non_finite")
 
 
-# The one parser. `strict=False` lets a raw tab, VT or FF stand in a string; `_CONTROL` has refused the others.
+# The parser of all verdicts: `strict=False` lets a raw tab, VT or FF stand in a string; `_CONTROL` refused others.
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant, strict=False
 )

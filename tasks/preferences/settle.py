@@ -6,23 +6,33 @@ holds much of what the other kind of fold holds (`contamination`), or that says 
 nearly the same texts (`near_duplicate`).
 """
 
-import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.preferences.clusters import (
+    Clusters,
+    default_name,
+    default_number,
+    exact_texts,
+    is_vote,
+    moved,
+    prompt_texts,
+    replies_of,
+    voter_of,
+)
+from tasks.preferences.columns import Column, save_arrays
 from tasks.preferences.dialogue import fold
-from tasks.preferences.folds import FOLDS, SEALED, fold_of
 from tasks.preferences.multimap import Multimap
-from tasks.preferences.neighbours import Bands, Column, Texts
+from tasks.preferences.neighbours import Bands
 from tasks.preferences.shingles import Int, Shingles, containment
-from tasks.records import Demonstration, Message, Preference, Record, Safety, Solution
+from tasks.preferences.texts import Texts
+from tasks.records import Message, Record
 
-HELD_OUT = "held_out"  # the side of evaluation sets of one's own
-SIDES = (*FOLDS, SEALED, HELD_OUT)
 OVERLAP = 0.5  # of a measured text's word trigrams; Lambert 2024, arXiv:2411.15124, section 3.2, has half of its tokens
 NUM_RUNS = 4  # 13-grams by which a text is found: one that holds half of it misses all four in 6 of 100 cases
 _NOWHERE = 2**32 - 1
@@ -71,6 +81,7 @@ class Settler:
         self._vote_texts = tuple(Column(np.uint32) for _ in range(3))  # prompt and replies
         self._vote_kept = Column(np.uint8)
         self._clusters = Clusters(shares)
+        self._held_out = {"rows": 0, "unreadable": 0}
 
     def settle(self, batch: Sequence[Sequence[Record]], source: str) -> list[Verdict]:
         """The verdict on every row of a batch, given as the records made of it, which all have one prompt."""
@@ -80,7 +91,7 @@ class Settler:
 
     def trust(self, prompts: Sequence[tuple[list[Message], str]], source: str) -> None:
         """Prompts with clusters, of a source that knows which belong together: near to each other or not, they stay."""
-        pairs = [_prompt_texts(prompt) for prompt, _ in prompts]
+        pairs = [prompt_texts(prompt) for prompt, _ in prompts]
         numbers, distinct, found = self.texts.add([text for pair in pairs for text in pair])
         self._grow()
         self._index_prompts(np.unique(numbers), distinct, found)
@@ -91,9 +102,11 @@ class Settler:
                 if self._cluster[text] == _NOWHERE:
                     self._cluster[text] = cluster
 
-    def hold_out(self, batch: Sequence[Sequence[Record]]) -> None:
+    def hold_out(self, batch: Sequence[Sequence[Record]], num_unreadable: int = 0) -> None:
         """Rows of an evaluation set: whatever is near them, or holds much of them, is refused from now on."""
         rows, _, _ = self._take(batch)
+        self._held_out["rows"] += len(rows)
+        self._held_out["unreadable"] += num_unreadable
         for row in rows:
             for text in row.exact:
                 self._cluster[text] = self._clusters.held_out
@@ -103,21 +116,39 @@ class Settler:
     def close(self) -> None:
         self.texts.close()
 
-    def report(self) -> dict[str, int]:
-        """Clusters, those of each side, and the prompts (first turns and whole ones) of the largest one."""
-        sizes = np.bincount(self._cluster[: len(self.texts)][self._cluster[: len(self.texts)] != _NOWHERE])
-        return {**self._clusters.count(), "largest": int(sizes.max(initial=0))}
+    def report(self) -> dict[str, dict[str, int]]:
+        """Clusters, those of each side, and how many first turns and whole prompts the largest one has."""
+        placed = self._cluster.values[self._cluster.values != _NOWHERE]
+        largest = int(np.bincount(placed).max(initial=0))
+        return {"clusters": {**self._clusters.count(), "largest": largest}, "held_out": dict(self._held_out)}
+
+    def save(self, folder: Path) -> None:
+        """Write everything to a new folder; shingles are linked, not copied."""
+        folder.mkdir()
+        self.texts.save(folder)
+        save_arrays(folder / "settled.npz", {name: part.values for name, part in self._parts().items()})
+        state = {"clusters": self._clusters.names(), "held_out": self._held_out, "indexed": self._num_indexed}
+        (folder / "settled.json").write_text(json.dumps(state), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Become what was saved."""
+        self.texts.load(folder)
+        with np.load(folder / "settled.npz") as held:
+            for name, part in self._parts().items():
+                part.restore(held[name])
+        state = json.loads((folder / "settled.json").read_text(encoding="utf-8"))
+        self._clusters.rename(state["clusters"])
+        self._held_out, self._num_indexed = state["held_out"], state["indexed"]
 
     @property
     def nbytes(self) -> int:
-        maps = (self._prompts.map, self._votes.map, self._runs)
-        columns = (self._cluster, self._seen, self._is_prompt, self._vote_kept, *self._vote_texts)
-        return (
-            self.texts.nbytes
-            + self._clusters.nbytes
-            + sum(part.nbytes for part in maps)
-            + sum(column.nbytes for column in columns)
-        )
+        return self.texts.nbytes + sum(part.nbytes for part in self._parts().values())
+
+    def _parts(self) -> dict[str, Column | Multimap]:
+        maps = {"prompts": self._prompts.map, "votes": self._votes.map, "runs": self._runs}
+        columns = {"cluster": self._cluster, "seen": self._seen, "is_prompt": self._is_prompt}
+        voted = {f"vote_{n}": column for n, column in enumerate(self._vote_texts)}
+        return {**maps, **columns, **voted, "vote_kept": self._vote_kept, **self._clusters.columns}
 
     def _judge(
         self, row: _Row, votes: dict[int, tuple[int, list[int]]], near: Candidates, sharing: Candidates, source: str
@@ -139,7 +170,7 @@ class Settler:
             self._seen[text] |= _kind(self._clusters.side(cluster))
         for i, (vote, _) in votes.items():
             self._vote_kept[vote] = i not in repeated
-        return Verdict([_moved(record, name) for i, record in enumerate(row.records) if i not in repeated])
+        return Verdict([moved(record, name) for i, record in enumerate(row.records) if i not in repeated])
 
     def _place(self, row: _Row, near: Candidates, source: str) -> tuple[int, str | None]:
         """(the cluster of a row's prompt, why it can stand in none)."""
@@ -153,7 +184,7 @@ class Settler:
         if self._clusters.held_out in hits:
             return self._clusters.held_out, "contamination"
         named = row.records[0].cluster
-        if named == _default_name(row.default):
+        if named == default_name(row.default):
             own = min(hits) if hits else self._clusters.default(row.default)
         elif (own := int(self._cluster[row.whole])) == _NOWHERE:
             own = self._clusters.declared(named, source)
@@ -203,8 +234,8 @@ class Settler:
         folded: list[str] = []
         shapes = []
         for records in batch:
-            exact = _exact_texts(records)
-            replies = [[fold(reply) for reply in _replies(record)] for record in records]
+            exact = exact_texts(records)
+            replies = [[fold(reply) for reply in replies_of(record)] for record in records]
             shapes.append((exact, [len(of_record) for of_record in replies]))
             folded += exact
             folded += [reply for of_record in replies for reply in of_record]
@@ -216,7 +247,7 @@ class Settler:
                 records,
                 [next(take) for _ in exact],
                 [[next(take) for _ in range(count)] for count in counts],
-                _default_number(exact[0]),
+                default_number(exact[0]),
             )
             for records, (exact, counts) in zip(batch, shapes, strict=True)
         ]
@@ -226,11 +257,11 @@ class Settler:
 
     def _take_votes(self, rows: Sequence[_Row]) -> list[dict[int, tuple[int, list[int]]]]:
         """For each row {which of its records: (number of the vote, candidates it may repeat)}."""
-        places = [(n, i) for n, row in enumerate(rows) for i, record in enumerate(row.records) if _is_vote(record)]
+        places = [(n, i) for n, row in enumerate(rows) for i, record in enumerate(row.records) if is_vote(record)]
         texts = [(rows[n].whole, rows[n].replies[i][0], rows[n].replies[i][-1]) for n, i in places]
         sets = [np.concatenate([self.texts.shingles(text) for text in parts]) for parts in texts]
         starts = np.concatenate([[0], np.cumsum([len(values) for values in sets])]).astype(np.int64)
-        salts = np.array([_voter(rows[n].records[i]) for n, i in places], dtype=np.uint64)
+        salts = np.array([voter_of(rows[n].records[i]) for n, i in places], dtype=np.uint64)
         keys = self._votes.keys(np.concatenate(sets) if sets else np.zeros(0, dtype=np.uint32), starts, salts)
         numbers = len(self._vote_kept) + np.arange(len(places))
         for column, values in zip(self._vote_texts, zip(*texts, strict=True), strict=bool(texts)):
@@ -278,105 +309,8 @@ class Settler:
             column.extend(np.full(len(self.texts) - len(column), fill))
 
 
-class Clusters:
-    """Names and sides of clusters by number, in order of arrival."""
-
-    def __init__(self, shares: Mapping[str, float]) -> None:
-        self._shares = shares
-        self._hash, self._side, self._source = Column(np.uint64), Column(np.uint8), Column(np.uint16)
-        self._declared: dict[str, int] = {}
-        self._names: dict[int, str] = {}  # of the declared ones: others have the hash
-        self._sources: dict[str | None, int] = {None: 0}
-        self.held_out = self._add(0, HELD_OUT, None)
-
-    def default(self, number: int) -> int:
-        """A new cluster that nobody named."""
-        return self._add(number, fold_of(_default_name(number), self._shares), None)
-
-    def declared(self, name: str, source: str) -> int:
-        """The cluster of that name, which a source gave."""
-        if name not in self._declared:
-            self._declared[name] = self._add(0, fold_of(name, self._shares), source)
-            self._names[self._declared[name]] = name
-        return self._declared[name]
-
-    def name(self, number: int) -> str:
-        return self._names.get(number) or (HELD_OUT if number == self.held_out else _default_name(self._hash[number]))
-
-    def side(self, number: int) -> str:
-        return SIDES[self._side[number]]
-
-    def count(self) -> dict[str, int]:
-        counts = np.bincount(self._side[1 : len(self._side)], minlength=len(SIDES)).tolist()
-        return {"total": len(self._side) - 1, **dict(zip((*FOLDS, SEALED), counts, strict=False))}
-
-    def is_declared_by(self, number: int, source: str) -> bool:
-        return bool(self._source[number] and self._source[number] == self._sources.get(source))
-
-    @property
-    def nbytes(self) -> int:
-        return self._hash.nbytes + self._side.nbytes + self._source.nbytes
-
-    def _add(self, number: int, side: str, source: str | None) -> int:
-        self._hash.extend([number])
-        self._side.extend([SIDES.index(side)])
-        self._source.extend([self._sources.setdefault(source, len(self._sources))])
-        return len(self._hash) - 1
-
-
 def _kind(side: str) -> int:
     return _LEARNED if side in ("train", "judge") else _MEASURED
-
-
-def _prompt_texts(prompt: Sequence[Message]) -> tuple[str, str]:
-    """(the first user turn, all turns), folded. A system turn says what many prompts share, not which one it is."""
-    turns = [message for message in prompt if message["role"] != "system"]
-    first = fold(turns[0]["content"])
-    return first, first if len(turns) == 1 else " ".join([first, *(fold(turn["content"]) for turn in turns[1:])])
-
-
-def _exact_texts(records: Sequence[Record]) -> list[str]:
-    first, whole = _prompt_texts(records[0].prompt)
-    group = next((record.group for record in records if isinstance(record, Preference) and record.group), None)
-    return [first, whole] if group is None else [first, whole, f"\0{records[0].source}\0{group}"]
-
-
-def _replies(record: Record) -> tuple[str, ...]:
-    """What answers the prompt; of a comparison the better reply first, of an undecided one in alphabetical order."""
-    if isinstance(record, Preference):
-        pair = (record.reply_a, record.reply_b)
-        if record.choice in ("a", "b"):
-            return pair if record.choice == "a" else pair[::-1]
-        return pair if pair[0] <= pair[1] else pair[::-1]
-    if isinstance(record, Demonstration | Solution):
-        return (record.reply,)
-    return (record.reply,) if isinstance(record, Safety) and record.reply else ()
-
-
-def _is_vote(record: Record) -> bool:
-    return isinstance(record, Preference | Demonstration)
-
-
-def _voter(record: Record) -> int:
-    """Who says what kind of thing; rows without a rater of their own have one voice."""
-    if not isinstance(record, Preference):
-        return 0
-    outcome = "decided" if record.choice in ("a", "b") else record.choice
-    rater = "" if record.rater.startswith("source:") else record.rater
-    return int.from_bytes(hashlib.blake2b(f"{outcome}\0{rater}".encode(), digest_size=8).digest(), "little")
-
-
-def _moved(record: Record, cluster: str) -> Record:
-    return record if record.cluster == cluster else replace(record, cluster=cluster)
-
-
-def _default_number(first: str) -> int:
-    """`dialogue.cluster` of a prompt, as a number."""
-    return int.from_bytes(hashlib.sha256(first.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-
-
-def _default_name(number: int) -> str:
-    return f"{number:016x}"
 
 
 def _gather(found: Shingles, views: Int) -> tuple[npt.NDArray[np.uint32], Int]:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from tasks.preferences import canonical
 from tasks.preferences.duplicates import Index
 from tasks.preferences.screen import BadFileError
-from tasks.preferences.sources import Source, Staging, open_rows, read
+from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.staging import Staging
 from tasks.records import DATASETS, content_hash
 
 NAME = "fresh"  # the source of rows that name none, whatever their file was called: same rows, same hash
@@ -65,11 +66,15 @@ def accepted(data: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
+def name_of(entry: Mapping[str, Any]) -> str:
+    return f"shard-{entry['sha256'][:12]}"
+
+
 def source(path: Path, entry: Mapping[str, Any]) -> Source:
     """An accepted shard, to be read again; nothing in it can stop a run any more."""
     warnings: Counter[str] = Counter()
     return Source(
-        name=f"shard-{entry['sha256'][:12]}",
+        name=name_of(entry),
         where=path,
         rows=open_rows(path, warnings),
         warnings=warnings,
@@ -97,10 +102,12 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str,
         what = f"rows for {' and '.join(datasets)}" if datasets else "no row that is new"
         raise BadFileError(path, "wrong_format", f"a shard feeds one dataset, this one holds {what}")
     target = folder / "rows.jsonl"
-    with target.open("w", encoding="utf-8") as file, pq.ParquetFile(folder / datasets[0] / f"{NAME}.parquet") as rows:
-        for batch in rows.iter_batches(columns=[name for name in rows.schema_arrow.names if name[0] != "_"]):
-            for row in batch.to_pylist():
-                file.write(canonical.to_json(DATASETS[datasets[0]](**row)) + "\n")
+    with target.open("w", encoding="utf-8") as file:
+        for part in staging.parts(datasets[0]):
+            with pq.ParquetFile(part) as rows:
+                for batch in rows.iter_batches():
+                    for row in batch.to_pylist():
+                        file.write(canonical.to_json(DATASETS[datasets[0]](**row)) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return datasets[0], tally.records[datasets[0]], target

@@ -4,91 +4,23 @@ What is accepted is staged as parquet together with where it stood, because a la
 """
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tasks.preferences import screen, tabular
 from tasks.preferences.duplicates import REPEATS, Index
 from tasks.preferences.formats import FORMATS, Format, detect
 from tasks.preferences.screen import BadFileError, Refusal, RefusedError, Row
-from tasks.records import (
-    DATASETS,
-    Demonstration,
-    Preference,
-    Prompt,
-    Record,
-    prompt_key,
-    row_id,
-    schema,
-    to_table,
-    write_table,
-)
+from tasks.preferences.staging import Staging, Tally
+from tasks.records import DATASETS, Demonstration, Preference, Prompt, Record, prompt_key, row_id
 
 SAMPLE = 256  # rows by which a format is recognised
-_CHUNK = 2000  # records written at once
-ORIGIN = {"_line": pa.int64(), "_byte_offset": pa.int64(), "_sha256": pa.string()}
+_CHUNK = 2000  # rows read at once
 _DATASET = {record: dataset for dataset, record in DATASETS.items()}
-
-
-@dataclass
-class Tally:
-    """What became of the rows of one source."""
-
-    format: str
-    input: int = 0
-    accepted: int = 0
-    quarantined: Counter[str] = field(default_factory=Counter)
-    records: Counter[str] = field(default_factory=Counter)
-    warnings: Counter[str] = field(default_factory=Counter)
-
-    def check(self) -> None:
-        assert self.accepted + self.quarantined.total() == self.input, "a row was lost or counted twice"
-
-
-class Staging:
-    """Parquet files per (dataset, source) and a quarantine file per source, in a folder of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._pending: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self._writers: dict[tuple[str, str], pq.ParquetWriter] = {}
-        (folder / "quarantine").mkdir(parents=True)
-
-    def add(self, source: str, dataset: str, record: Record, row: Row | None = None) -> None:
-        origin = (row.line, row.byte_offset, row.sha256) if row else (None, None, None)
-        pending = self._pending.setdefault((dataset, source), [])
-        pending.append(vars(record) | dict(zip(ORIGIN, origin, strict=True)))
-        if len(pending) >= _CHUNK:
-            self._flush(dataset, source)
-
-    def refuse(self, source: str, refusals: Iterable[Refusal]) -> None:
-        with (self.folder / "quarantine" / f"{source}.jsonl").open("a", encoding="utf-8") as file:
-            for refusal in refusals:
-                file.write(json.dumps(asdict(refusal), sort_keys=True) + "\n")
-
-    def close(self) -> None:
-        for dataset, source in list(self._pending):
-            self._flush(dataset, source)
-        for writer in self._writers.values():
-            writer.close()
-
-    def _flush(self, dataset: str, source: str) -> None:
-        rows = self._pending.pop((dataset, source))
-        if (dataset, source) not in self._writers:
-            path = self.folder / dataset / f"{source}.parquet"
-            path.parent.mkdir(exist_ok=True)
-            columns = pa.schema([*schema(DATASETS[dataset]), *ORIGIN.items()])
-            self._writers[dataset, source] = pq.ParquetWriter(path, columns)
-        writer = self._writers[dataset, source]
-        writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +63,8 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
         staging.refuse(source.name, sorted(refusals, key=lambda refusal: refusal.line))
     tally.check()
     _limit(source, tally)
+    staging.finish(source.name)
+    staging.drop(source.name, index.contradicted, tally)
     return tally
 
 
@@ -191,56 +125,6 @@ def _derive(record: Record, source: Source) -> list[Record]:
         reply = record.reply_a if record.choice == "a" else record.reply_b
         derived.append(Demonstration(id=row_id("demonstration", key, reply), reply=reply, **shared))
     return derived
-
-
-def publish(staging: Staging, index: Index, tallies: dict[str, Tally], raw: Path, quarantine: Path) -> None:
-    """Move what was staged to its place, less the rows that a later one contradicted.
-
-    Every dataset gets at least one file, every source a quarantine file where it has rows of its own.
-    """
-    for dataset, record in DATASETS.items():
-        ready = staging.folder / "ready" / dataset
-        ready.mkdir(parents=True)
-        staged = sorted((staging.folder / dataset).glob("*.parquet"))
-        for path in staged:
-            _publish_file(path, ready / path.name, index, staging, tallies[path.stem])
-        if not staged:
-            write_table(to_table([], record), ready / "none.parquet")
-    for tally in tallies.values():
-        tally.check()
-    for folder, target in (
-        *((staging.folder / "ready" / dataset, raw / dataset) for dataset in DATASETS),
-        (staging.folder / "quarantine", quarantine),
-    ):
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder.replace(target)
-
-
-def _publish_file(path: Path, target: Path, index: Index, staging: Staging, tally: Tally) -> None:
-    record = DATASETS[path.parent.name]
-    options = {"compression": "zstd", "write_page_checksum": True}
-    with pq.ParquetFile(path) as file, pq.ParquetWriter(target, schema(record), **options) as writer:
-        for batch in file.iter_batches(10 * _CHUNK):
-            table = pa.Table.from_batches([batch])
-            if record is Preference and index.has_contradictions:
-                table = _drop_contradicted(table, path.stem, index, staging, tally)
-            writer.write_table(table.select(schema(record).names))
-
-
-def _drop_contradicted(table: pa.Table, source: str, index: Index, staging: Staging, tally: Tally) -> pa.Table:
-    rows = table.to_pylist()
-    keep = [not index.contradicts(Preference(**{k: v for k, v in row.items() if k not in ORIGIN})) for row in rows]
-    refusals = [
-        Refusal(row["_line"], row["_byte_offset"], row["_sha256"], "self_contradiction", "")
-        for row, kept in zip(rows, keep, strict=True)
-        if not kept
-    ]
-    staging.refuse(source, refusals)
-    tally.accepted -= len(refusals)
-    tally.records["preferences"] -= len(refusals)
-    tally.quarantined["self_contradiction"] += len(refusals)
-    return table.filter(pa.array(keep))
 
 
 def _limit(source: Source, tally: Tally) -> None:

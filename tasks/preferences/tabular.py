@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.preferences.plain import MAX_DEPTH
 from tasks.preferences.screen import (
-    MAX_DEPTH,
     MAX_ROW_BYTES,
     BadFileError,
     Refusal,

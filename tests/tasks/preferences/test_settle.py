@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.preferences import dialogue
+from tasks.preferences.clusters import HELD_OUT
 from tasks.preferences.dialogue import fold
 from tasks.preferences.folds import fold_of
 from tasks.preferences.multimap import Multimap
-from tasks.preferences.settle import HELD_OUT, Settler, Verdict
+from tasks.preferences.settle import Settler, Verdict
 from tasks.preferences.shingles import containment, shingle, similarity
 from tasks.records import Demonstration, Message, Preference, Record
 

@@ -16,7 +16,8 @@ from tasks.preferences import shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import FOLDS, fold_of
 from tasks.preferences.screen import BadFileError, Refusal, Row
-from tasks.preferences.sources import Source, Staging, Tally, open_rows, publish, read
+from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.staging import Staging, Tally, publish
 from tasks.records import read_table
 
 VOTE: dict[str, Any] = {"prompt": "Hi", "reply_a": "Hello.", "reply_b": "Go.", "choice": "a", "rater": "ann"}
@@ -37,7 +38,7 @@ def take(folder: Path, *files: list[Any], rate: float | None = 1.0, **options: A
             path = write(folder / f"s{number}.jsonl", rows)
             found = source(path, name=f"s{number}", max_quarantine_rate=rate, **options)
             tallies[found.name] = read(found, staging, index)
-    publish(staging, index, tallies, folder / "raw", folder / "quarantine")
+    publish(staging, index.contradicted, tallies, folder / "raw", folder / "quarantine")
     return tallies, folder
 
 
