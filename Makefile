@@ -5,7 +5,7 @@ PORT ?= 5000
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run estimate mine test test-slow check ui bench bench-data clean reproduce release serve selftest
+.PHONY: run estimate holds release-shard release-hold mine test test-slow check ui bench bench-data clean reproduce release serve selftest
 
 # The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
 # take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
@@ -31,6 +31,17 @@ check: $(READY)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_architecture.py
+
+holds: $(READY)  # fresh shards that are held, and why
+	@$(PY) -m flows.holds $(if $(RECIPE),--recipe '$(RECIPE)')
+
+release-shard: $(READY)  # SHARD=<start of its hash> BY=<name> REASON=<why>: take a held shard in after all
+	@$(PY) -m flows.holds $(if $(RECIPE),--recipe '$(RECIPE)') release-shard --shard '$(SHARD)' --by '$(BY)' \
+		--reason '$(REASON)'
+
+release-hold: $(READY)  # HOLD=<name> DATASET=<dataset> BY=<name> REASON=<why>: train on the data as it is
+	@$(PY) -m flows.holds $(if $(RECIPE),--recipe '$(RECIPE)') release-hold --hold '$(HOLD)' --dataset '$(DATASET)' \
+		--by '$(BY)' --reason '$(REASON)'
 
 # Where the reward model is exploited: replies that it scores high and a better judge low, as a file for FRESH=.
 # JUDGES=gold,verifier,judge: who is asked. PROMPTS=400 REPLIES=8: how many.

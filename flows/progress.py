@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.adapters.tracking import read_lines
+from tasks.adapters.delivery import read_lines
 
 _POLL = 0.5
 _TELLING = ("loss", "accuracy", "margin", "reward", "score", "kl", "tokens_per_second")  # shown where there are

@@ -1,7 +1,7 @@
 """retrain: fresh preferences in, a gated challenger in the registry. The main job: `python -m flows.retrain`.
 
 Exit status: 0 done, whatever the gate's verdict; 1 a stage crashed; 2 bad input; 4 the data broke its contract;
-75 somebody else holds the workspace; 130 or 143 interrupted.
+5 data is held until a person releases it; 75 somebody else holds the workspace; 130 or 143 interrupted.
 """
 
 import argparse
@@ -9,17 +9,19 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
-from flows import parameters, server, summary
+from flows import parameters, server, summary, versions
 from tasks import register
 from tasks.adapters import execution, graph, stage, workspace
 from tasks.adapters.execution import StageError, TransientError
 from tasks.adapters.graph import Step
 from tasks.adapters.workspace import Workspace
+from tasks.preferences.screen import HeldError
 
 
 def retrain(
@@ -50,6 +52,8 @@ def retrain(
             with Run(space, say, warm) as run:
                 failure = run.stages(steps)
                 version = None if failure else register.register(space, run.journal)
+                if version is not None and version.version is not None:
+                    versions.remember(space)
         report = summary.write(space, run.results, version, started)
     publish(report)
     say(summary.table(report))
@@ -69,10 +73,17 @@ def take_and_plan(space: Workspace, fresh: Path | None, from_stage: str | None, 
 
 
 def take(space: Workspace, fresh: Path) -> None:
-    from tasks.preferences.shards import accept
+    """Screen a fresh shard and compare it with what was accepted. Raises as `shards.accept` does."""
+    from tasks.preferences import holds, shards
 
-    taken = accept(fresh, space.data)
+    options = stage.read_params(holds.ShardOptions, "fresh", space.root / stage.PARAMS)
+    # What `make mine` wrote in this very workspace contradicts the accepted labels by design.
+    is_mined = fresh.resolve().is_relative_to((space.data / "runs/mine").resolve())
+    judge = None if is_mined else partial(holds.judge, data=space.data, options=options)
+    taken = shards.accept(fresh, space.data, judge=judge)
     say(f"{fresh}: {taken.rows} rows for {taken.dataset}" + ("" if taken.is_new else ", which had them already"))
+    for warning in taken.warnings:
+        say(f"{fresh}: warning: {warning}")
 
 
 def is_due(space: Workspace, steps: list[Step]) -> bool:
@@ -112,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(error, stage.BUSY)
     except StageError as error:
         return _complain(error, error.status)
+    except HeldError as error:
+        return _complain(error, stage.HELD)
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         return _complain(error, stage.BAD_INPUT)
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from prefect.states import Completed
 
 from flows import retrain as job
 from tasks.adapters import stage, workspace
+from tasks.preferences.screen import HeldError
 
 INBOX = Path("data/inbox")  # a file put here is a fresh shard; it then moves to done/ or refused/
 QUEUE = "gpu"
@@ -46,7 +47,7 @@ def tick() -> Any:
         return Completed(message=f"no new shard in {INBOX}; nothing to do")
     accepted = [shard for shard in shards if taken(shard)]
     if not accepted:
-        return Completed(message=f"{len(shards)} shard(s) refused; see {INBOX}/refused")
+        return Completed(message=f"{len(shards)} shard(s) refused or held; see {INBOX}/refused and {INBOX}/held")
     state: State[Any] = job.retrain()
     if state.is_completed():  # until then the next tick goes on with them: the same shard twice is one shard
         for shard in accepted:
@@ -62,13 +63,16 @@ def waiting() -> list[Path]:
 
 
 def taken(shard: Path) -> bool:
-    """Accept one shard; a refused one moves aside with its reason and blocks nothing."""
+    """Accept one shard; a refused or held one moves aside with its reason and blocks nothing."""
     space = workspace.open_workspace(Path())
     try:
         with space.held():
             job.take(space, shard)
     except (ValueError, FileNotFoundError) as error:
         move(shard, "refused").with_suffix(".reason.txt").write_text(f"{error}\n", encoding="utf-8")
+        return False
+    except HeldError as error:
+        move(shard, "held").with_suffix(".reason.txt").write_text(f"{error}\n", encoding="utf-8")
         return False
     return True
 

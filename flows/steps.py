@@ -14,12 +14,13 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
-from flows import summary
+from flows import summary, versions
 from flows.progress import Progress
 from tasks.adapters import execution, git, graph, recovery
 from tasks.adapters.execution import Result, TransientError, Warm
 from tasks.adapters.graph import Step
-from tasks.adapters.tracking import Journal, Store
+from tasks.adapters.journal import Journal
+from tasks.adapters.tracking import Store
 from tasks.adapters.workspace import Workspace
 
 _SHIP_EVERY = 2.0  # seconds between two deliveries to MLflow
@@ -166,6 +167,8 @@ def run_stage(step: Step, run: Run) -> State[Result]:
                 progress.start()
 
         try:
+            if step.training:
+                versions.check(run.space)
             inputs = graph.input_hash(run.space.root, step.name)
             result = execution.run(run.space.root, step, run.running, hear)
             run.succeeded(result)

@@ -7,6 +7,7 @@ writes  data/raw/{demonstrations,preferences,safety,prompts,solutions}, data/qua
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -19,12 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.evaluation import refusals
 from tasks.preferences import kept, shards, tabular
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import Shares
 from tasks.preferences.formats import FORMATS
 from tasks.preferences.held_out import hold_out
 from tasks.preferences.kept import Reading
+from tasks.preferences.rules import FILES, Rules, RulesOptions
 from tasks.preferences.settle import Settler
 from tasks.preferences.sources import Source, open_rows, read
 from tasks.preferences.staging import Staging, Tally, publish
@@ -72,7 +75,7 @@ class HubSource(FileSource):
 
 
 AnySource = WorldSource | StepsSource | FileSource | HubSource
-CODE = ("ingest", "preferences", "records", "world", "world_steps")  # what judges and makes rows
+CODE = ("ingest", "evaluation/refusals", "preferences", "records", "world", "world_steps")  # what judges and makes rows
 
 
 class Params(stage.Params):
@@ -86,19 +89,23 @@ class Params(stage.Params):
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
     near_jaccard: Annotated[float, Field(gt=0, le=1)] = 0.8  # of two texts' shingles, from which they are near
     held_out: tuple[str, ...] = ()  # files of data/inputs that no row may be near to, or hold much of
+    rules: RulesOptions = RulesOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     runs = data / "runs" / "ingest"
     shutil.rmtree(runs / "staged", ignore_errors=True)
+    rules = Rules.read(params.rules, data, refusals.declines)
+    for note in rules.report()["notes"]:
+        sys.stderr.write(f"ingest: WARNING: {note}\n")
     with tracker.phase("read"), closing(Staging(runs / "staged")) as staging:
-        start = partial(_start, params, data)
-        tallies, index = kept.take(_readings(params, data), _basis(params, data), staging, runs / "kept", start)
+        readings, start = _readings(params, data, rules), partial(_start, params, data)
+        tallies, index = kept.take(readings, _basis(params, data, rules), staging, runs / "kept", start)
     with tracker.phase("publish"), closing(index):
         publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
         found = index.settler.report() if index.settler else {}
     shutil.rmtree(runs / "staged")
-    return _metrics(tallies) | found
+    return {**_metrics(tallies), "rules": rules.report(), **found}
 
 
 def _start(params: Params, data: Path, known: Path | None) -> Index:
@@ -112,18 +119,17 @@ def _start(params: Params, data: Path, known: Path | None) -> Index:
     return Index(settler)
 
 
-def _basis(params: Params, data: Path) -> str:
+def _basis(params: Params, data: Path, rules: Rules) -> str:
     """What the verdicts on every source depend on."""
-    others = [path for path in STAGE.reads if path not in ("inputs", "shards/index.json")]
-    consulted = {path: content_hash(data / path) for path in others}
-    consulted |= {name: content_hash(_input(name, data)) for name in params.held_out}
-    return json.dumps([kept.code_version(*CODE), params.model_dump(mode="json", exclude={"sources"}), consulted])
+    held_out = [content_hash(_input(name, data)) for name in params.held_out]
+    options = params.model_dump(mode="json", exclude={"sources"})
+    return json.dumps([kept.code_version(*CODE), options, held_out, rules.key])
 
 
-def _readings(params: Params, data: Path) -> list[Reading]:
-    readings = [_reading(source, params, data) for source in params.sources]
+def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:
+    readings = [_reading(source, params, data, rules) for source in params.sources]
     for path, entry in shards.accepted(data):
-        opened = partial(shards.source, path, entry)
+        opened = partial(shards.source, path, entry, rules)
         readings.append(Reading(shards.name_of(entry), json.dumps(entry, sort_keys=True), partial(_read, opened)))
     names = Counter(each.name for each in readings)
     if twice := [name for name, count in names.items() if count > 1]:
@@ -131,7 +137,7 @@ def _readings(params: Params, data: Path) -> list[Reading]:
     return readings
 
 
-def _reading(source: AnySource, params: Params, data: Path) -> Reading:
+def _reading(source: AnySource, params: Params, data: Path, rules: Rules) -> Reading:
     if isinstance(source, WorldSource):
         simulated = partial(world.generate, params.world, params.seed)
         return Reading(world.SOURCE, "", partial(_simulate, world.SOURCE, simulated))
@@ -145,7 +151,7 @@ def _reading(source: AnySource, params: Params, data: Path) -> Reading:
         path = _input(source.path, data)
         name, content = path.name.partition(".")[0], content_hash(path)
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "input"
-    opened = partial(_open, name, source, params.max_quarantine_rate, data)
+    opened = partial(_open, name, source, params.max_quarantine_rate, data, rules)
     return Reading(name, source.model_dump_json() + content, partial(_read, opened))
 
 
@@ -165,7 +171,7 @@ def _simulate(name: str, made: Callable[[], dict[str, list[Record]]], staging: S
     return tally
 
 
-def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path) -> Source:
+def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path, rules: Rules) -> Source:
     warnings: Counter[str] = Counter()
     if isinstance(source, HubSource):
         where = source.path
@@ -181,6 +187,7 @@ def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path)
         format=source.format,
         imitate_chosen=source.demonstrations == "chosen",
         max_quarantine_rate=max_quarantine_rate,
+        rules=rules,
     )
 
 
@@ -224,7 +231,7 @@ STAGE = stage.Stage(
     "ingest",
     Params,
     run,
-    reads=("inputs", "shards/index.json"),
+    reads=("inputs", "shards/index.json", *FILES),
     writes=(*(f"raw/{name}" for name in DATASETS), "quarantine"),
 )
 

@@ -1,8 +1,9 @@
-"""prepare: folds by prompt, and every text tokenised once.
+"""prepare: folds by prompt, every text tokenised once, and every vote with the weight that its rater deserves.
 
 reads   data/raw
 writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions}, data/prepared/canary.json: which
-        demonstrations the canary plants among the pairs, and which it holds out; data/sealed: the sealed fold, apart
+        demonstrations the canary plants among the pairs, and which it holds out; data/raters.json: what can be said of
+        the raters, and what their votes are worth; data/sealed: the sealed fold, apart
 """
 
 import shutil
@@ -18,20 +19,27 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import canary, tokens
+from tasks.preferences import canary, ceiling, raters, tokens, votes
 from tasks.preferences.folds import FOLDS, SEALED, Shares, fold_of
+from tasks.preferences.rater_options import RaterOptions, Weighting
+from tasks.preferences.raters import Judgement
 from tasks.preferences.tables import Lengths, Writer, batches
 from tasks.records import DATASETS, LABELS, PAIRS, Message, Preference, forget_environment, pair_row
 from tasks.rlhf.options import ModelOptions
+from tasks.world import WorldParams
 
 Row = dict[str, Any]
 
 
 class Params(stage.Params):
+    seed: int = 0
+    world: WorldParams | None = None  # of simulated raters, whose noise is known
     model: ModelOptions
     folds: Shares
     reply_room: Annotated[int, Field(gt=0)]  # tokens of model.max_length kept free after a prompt of `prompts`
     long_prompts: Literal["drop", "truncate"]  # truncate: forget the oldest turns
+    rater_weights: Weighting = "off"
+    raters: RaterOptions = RaterOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
@@ -41,8 +49,10 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         shutil.rmtree(data / "tokenizer", ignore_errors=True)
         tokenizer.save_pretrained(data / "tokenizer")
         forget_environment(data / "tokenizer")
-    work = Preparation(params, shares, tokens.Encoder(tokenizer))
-    planting = Preparation(params, shares, work.encoder)  # counts apart: no figure is about what is planted
+    with tracker.phase("raters"):
+        judged = _judge(params, data)
+    work = Preparation(params, shares, tokens.Encoder(tokenizer), judged)
+    planting = Preparation(params, shares, work.encoder, judged)  # counts apart: no figure is about what is planted
     with tracker.phase("tokenise"):
         rows = {name: work.table(data, name) for name in TABLES if name != "pairs"}
         rows["pairs"] = work.table(data, "pairs", planting)
@@ -59,6 +69,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         "tokens": {name: lengths.quantiles() for name, lengths in work.lengths.items()},
         "labels": work.labels,
         "planted": planting.labels.total(),
+        "raters": {key: judged.report[key] for key in ("raters", "comparisons_shared", "weighting", "ceiling", "says")}
+        | {"held_out": len(judged.held_out), "agreement": judged.report["agreement"]["all"]},
         "tokenizer": {"vocab_size": len(tokenizer), "pad_token_added": pad_added},
     }
 
@@ -76,6 +88,15 @@ def _tokenizer(model: ModelOptions, demonstrations: Path, shares: Mapping[str, f
     return tokens.train(texts, model.vocab_size), False
 
 
+def _judge(params: Params, data: Path) -> Judgement:
+    """The raters of data/raw/preferences, told in data/raters.json."""
+    folder = data / "raw/preferences"
+    truth = ceiling.of_world(folder, params.world, params.seed)
+    judged = raters.judge(votes.read(folder), params.raters, params.rater_weights, truth)
+    stage.write_json(data / "raters.json", stage.plain(judged.report))
+    return judged
+
+
 class LeftOut(Exception):  # noqa: N818 - like StopIteration: not an error
     """A row that cannot be used; the argument is the reason it is counted under."""
 
@@ -83,8 +104,8 @@ class LeftOut(Exception):  # noqa: N818 - like StopIteration: not an error
 class Preparation:
     """Turns canonical rows into tokenised ones, and counts what it leaves out and why."""
 
-    def __init__(self, params: Params, shares: Mapping[str, float], encoder: tokens.Encoder) -> None:
-        self.params, self.shares, self.encoder = params, shares, encoder
+    def __init__(self, params: Params, shares: Mapping[str, float], encoder: tokens.Encoder, judged: Judgement) -> None:
+        self.params, self.shares, self.encoder, self.judged = params, shares, encoder, judged
         self.left_out: dict[str, Counter[str]] = {}
         self.lengths: dict[str, Lengths] = {}  # of what is kept, in tokens
         self.labels: Counter[str] = Counter()
@@ -156,6 +177,8 @@ class Preparation:
     def pair(self, row: Row) -> Row:
         if row["choice"] not in LABELS:
             raise LeftOut(row["choice"])
+        if row["rater"] in self.judged.held_out:
+            raise LeftOut(self.judged.held_out[row["rater"]])
         a_ids, b_ids = self.encoder.reply(row["reply_a"]), self.encoder.reply(row["reply_b"])
         if a_ids == b_ids:
             raise LeftOut("identical_after_tokenization")
@@ -163,7 +186,8 @@ class Preparation:
         self._measure(pair_prompt=prompt_ids, pair_reply=a_ids)
         self._measure(pair_reply=b_ids)
         self.labels[row["choice"]] += 1
-        return pair_row(Preference(**row | {"prompt": prompt}), prompt_ids, a_ids, b_ids)
+        made = pair_row(Preference(**row | {"prompt": prompt}), prompt_ids, a_ids, b_ids)
+        return made | {"weight": made["weight"] * self.judged.factors.get(row["rater"], 1.0)}
 
     def solution(self, row: Row) -> Row:
         reply = "\n".join(row["steps"])
@@ -243,7 +267,7 @@ STAGE = stage.Stage(
     Params,
     run,
     reads=tuple(f"raw/{name}" for name in DATASETS),
-    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "sealed"),
+    writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "raters.json", "sealed"),
 )
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Demonstration:
     cluster: str  # rows of one cluster never stand on two sides of a split
     licence: str | None = None
     created_at: str | None = None  # RFC 3339 with zone; None where the source does not say
+    owner: str | None = None  # of the prompt, where the source says whose it is
+    tags: str | None = None  # what the rules of ingest found and let pass, by comma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Preference:
     weight: float = 1.0  # of the row by design: 1/C(k,2) for each pair of a ranking of k replies
     seconds: float | None = None  # that the rater took
     licence: str | None = None
+    owner: str | None = None  # of the prompt, where the source says whose it is
+    tags: str | None = None  # what the rules of ingest found and let pass, by comma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,8 @@ class Prompt:
     source: str
     cluster: str
     verifier: str | None = None  # JSON {"kind": exact|numeric|..., "answer": ...}
+    owner: str | None = None  # of the prompt, where the source says whose it is
+    tags: str | None = None  # what the rules of ingest found and let pass, by comma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +94,8 @@ class Safety:
     cluster: str
     reply: str | None = None  # a model answer
     created_at: str | None = None
+    owner: str | None = None  # of the prompt, where the source says whose it is
+    tags: str | None = None  # what the rules of ingest found and let pass, by comma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,8 @@ class Solution:
     domain: str
     cluster: str
     correct: bool | None = None  # whether the final answer is right
+    owner: str | None = None  # of the prompt, where the source says whose it is
+    tags: str | None = None  # what the rules of ingest found and let pass, by comma
 
     @property
     def reply(self) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.adapters import git, graph, registry, stage
-from tasks.adapters.tracking import Journal, TrackingError, legal_name, reachable
+from tasks.adapters.journal import Journal
+from tasks.adapters.tracking import TrackingError, legal_name, reachable
 from tasks.adapters.workspace import Workspace
 from tasks.records import content_hash
 

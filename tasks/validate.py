@@ -1,6 +1,6 @@
 """validate: the data contract: raw data held against the suites of data/expectations, before anything is trained.
 
-reads   data/raw, data/expectations
+reads   data/raw, data/expectations, data/reports/ingest.json, data/releases.json
 writes  data/contract.json: the suites that the data satisfied
 
 Training depends on contract.json, which stays the same when other data satisfies the same suites; so validate and
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.adapters import expectations, stage
 from tasks.adapters.expectations import Outcome
 from tasks.adapters.telemetry import FileTracker
+from tasks.preferences import bounds
+from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
 from tasks.preferences.screen import RefusedError
 from tasks.preferences.tables import batches
@@ -29,6 +31,7 @@ Row = dict[str, Any]
 
 class Params(stage.Params):
     suites: Path
+    holds: HoldOptions = HoldOptions()
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
@@ -45,8 +48,20 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     ]
     if failures:
         raise stage.ContractError(f"{'; '.join(failures)}; see {docs}/index.html")
+    with tracker.phase("hold"):
+        held = _held(data, params.holds)
     stage.write_json(data / "contract.json", {name: content_hash(params.suites / f"{name}.json") for name in DATASETS})
-    return {name: _summary(len(frames[name]), found) for name, found in outcomes.items()}
+    return {name: _summary(len(frames[name]), found) for name, found in outcomes.items()} | {"holds": held}
+
+
+def _held(data: Path, options: HoldOptions) -> dict[str, Any]:
+    """What the holds measured, and what was released. Raises HeldError where a hold stands that nobody released."""
+    holds, measured = bounds.check(data, options)
+    hashes = {dataset: content_hash(data / "raw" / dataset) for dataset, _ in holds}
+    standing = bounds.unreleased(holds, hashes, bounds.releases(data))
+    if standing:
+        raise stage.HeldError("; ".join(bounds.sentence(dataset, hold) for dataset, hold in standing))
+    return measured | {"released": [f"{dataset}: {hold.line}" for dataset, hold in holds]}
 
 
 def frame(dataset: str, folder: Path) -> "DataFrame":
@@ -166,7 +181,13 @@ def _summary(rows: int, outcomes: list[Outcome]) -> dict[str, Any]:
     return summary
 
 
-STAGE = stage.Stage("validate", Params, run, reads=tuple(f"raw/{name}" for name in DATASETS), writes=("contract.json",))
+STAGE = stage.Stage(
+    "validate",
+    Params,
+    run,
+    reads=(*(f"raw/{name}" for name in DATASETS), "reports/ingest.json", "releases.json"),
+    writes=("contract.json",),
+)
 
 if __name__ == "__main__":
     stage.main(STAGE)

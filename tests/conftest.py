@@ -64,6 +64,7 @@ def toy(tmp_path: Path, quiet_home: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(HOME))
+    (root / "tasks").symlink_to(HOME / "tasks")  # what a flow forks DVC from
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.chdir(root)
     sh("git init -q && dvc init -q && git add -A && git commit -q -m toy")

@@ -92,10 +92,12 @@ class Warm:
     """What stages, and DVC for them, are forked from (tasks/adapters/warm.py)."""
 
     light: WarmProcess
-    training: WarmProcess
+    training: WarmProcess | None  # None: fewer than two stages train
 
     def addresses(self, step: Step) -> dict[str, str]:
         """Variables for the `dvc` of a step."""
+        if self.training is None:
+            return {warm.ADDRESS: os.pathsep.join((self.light.address, self.light.address))}
         # Not before the first stage runs: until then Prefect's server and client want both cores.
         self.training.start()
         stage = self.training if step.training else self.light
@@ -156,19 +158,20 @@ _warm: dict[Path, Warm] = {}  # this process's warm processes, by workspace
 
 @contextmanager
 def warmed(root: Path, steps: Sequence[Step]) -> Iterator[Warm | None]:
-    """Processes to fork the stages of `steps` from, where enough of them train to be worth it.
+    """Processes to fork the stages of `steps` from, each where two stages want it.
 
     Inside another such block for the workspace they are that block's.
     """
-    training = [step for step in steps if step.changed and step.training]
-    if root in _warm or len(training) < 2 or not (root / "tasks/adapters/warm.py").is_file():
+    changed = [step for step in steps if step.changed]
+    training = [step for step in changed if step.training]
+    if root in _warm or len(changed) < 2 or not (root / "tasks/adapters/warm.py").is_file():
         yield _warm.get(root)
         return
-    variables = environment(root, training[0])
+    variables = environment(root, (training or changed)[0])
     variables |= stage.threads_environment(variables["PLUMBLINE_THREADS"])
     with WarmProcess(variables, warm.LIGHT) as light, WarmProcess(variables, warm.TRAINING) as heavy:
         light.start()
-        _warm[root] = Warm(light, heavy)
+        _warm[root] = Warm(light, heavy if len(training) > 1 else None)
         try:
             yield _warm[root]
         finally:

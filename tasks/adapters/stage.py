@@ -35,6 +35,7 @@ PARAMS = Path("params.yaml")
 # data/runs/<stage>/failure.json.
 BAD_INPUT = 2  # params or data that a person has to mend: retrying is useless
 BAD_CONTRACT = 4  # the data broke its contract: nothing was trained
+HELD = 5  # the data is held until a person has looked: nothing was trained
 BUSY = 75  # somebody else holds the stage or the workspace: try again later
 
 
@@ -51,6 +52,10 @@ QUIET = {  # nothing phones home
 
 class ContractError(Exception):
     """The data broke its contract; the message names the expectations."""
+
+
+class HeldError(Exception):
+    """The data is held until a person releases it; the message names hold, value, bound and remedy."""
 
 
 class BusyError(Exception):
@@ -106,6 +111,8 @@ def main(stage: Stage) -> None:
         _fail(name, BUSY, str(error))
     except ContractError as error:
         _fail(name, BAD_CONTRACT, str(error))
+    except HeldError as error:
+        _fail(name, HELD, str(error))
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         _fail(name, BAD_INPUT, str(error))
     except processes.RankError as error:
@@ -149,7 +156,7 @@ def execute(stage: Stage) -> None:
     report = {
         "stage": name,
         "params": params.model_dump(mode="json"),
-        "metrics": _plain(metrics),
+        "metrics": plain(metrics),
         "inputs": {path: content_hash(DATA / path) for path in stage.reads},
         "outputs": {path: content_hash(DATA / path) for path in stage.writes},
     }
@@ -182,6 +189,7 @@ def read_params(params_type: type[Any], section: str, path: Path = PARAMS) -> An
         "model",
         "folds",
         "budget",
+        "fresh",
     }
     if unknown := sorted(set(document) - known):
         raise ValueError(f"{path}: unknown key `{unknown[0]}`; the top-level keys are {', '.join(sorted(known))}")
@@ -277,13 +285,14 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON can say of metrics: numbers with eight digits."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, bool | int | str) or value is None:
         return value
     number = float(value)

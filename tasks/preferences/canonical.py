@@ -167,8 +167,9 @@ def _steps(value: Any) -> list[str]:
     return steps
 
 
-def _origin(row: Value, source: str, turns: list[Message]) -> dict[str, str]:
+def _origin(row: Value, source: str, turns: list[Message]) -> dict[str, Any]:
     return {
+        "owner": _optional(row, "owner"),
         "source": _optional(row, "source") or source,
         "cluster": _optional(row, "cluster") or dialogue.cluster(turns),
     }

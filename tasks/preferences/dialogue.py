@@ -9,6 +9,7 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
+from tasks.preferences.confusables import plain
 from tasks.preferences.screen import RefusedError
 from tasks.records import ROLES, Message
 
@@ -114,12 +115,12 @@ def check_prompt(turns: list[Message]) -> list[Message]:
 
 
 def fold(value: str) -> str:
-    """The form in which two texts are compared: NFKC, no case, white space collapsed."""
+    """The form in which two texts are compared: NFKC, letters as they look, no case, white space collapsed."""
     return _remembered(value) if len(value) < _LONG else _fold(value)
 
 
 def _fold(value: str) -> str:
-    folded = value.lower() if value.isascii() else unicodedata.normalize("NFKC", value).casefold()
+    folded = value.lower() if value.isascii() else plain(unicodedata.normalize("NFKC", value)).casefold()
     return " ".join(folded.split())
 
 

@@ -145,7 +145,7 @@ def _vote(row: Preference) -> tuple[int, str, bool]:
 
 
 def _content(record: Record) -> int:
-    fields = vars(record) | {"source": "", "cluster": ""}
+    fields = vars(record) | {"source": "", "cluster": "", "owner": "", "tags": ""}
     return int.from_bytes(hashlib.blake2b(orjson.dumps(fields), digest_size=8).digest(), "big")
 
 

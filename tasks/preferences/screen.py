@@ -49,6 +49,9 @@ _MAGIC = {
 class RefusedError(Exception):
     """One row is refused; the argument is the reason code."""
 
+    rule_version = RULE_VERSION
+    keeps_excerpt = True
+
     @property
     def reason(self) -> str:
         return str(self.args[0])
@@ -60,6 +63,10 @@ class BadFileError(ValueError):
     def __init__(self, path: object, reason: str, message: str) -> None:
         super().__init__(f"{path}: {reason}: {message}")
         self.reason = reason
+
+
+class HeldError(Exception):
+    """A file waits for a person; the message is one line: hold, value, bound, remedy."""
 
 
 @dataclass(frozen=True)

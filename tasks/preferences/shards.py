@@ -1,15 +1,18 @@
 """Shards: fresh data taken into the versioned data one file at a time.
 
-A shard is screened outside `data/shards`; one that is refused leaves no trace and cannot block a later run.
+A shard is screened outside `data/shards`; one that is refused leaves no trace and cannot block a later run. One that is
+held (tasks/preferences/holds.py) waits in `data/held/<sha256>/` until a person releases it, and blocks nothing either.
 """
 
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ import pyarrow.parquet as pq
 
 from tasks.preferences import canonical
 from tasks.preferences.duplicates import Index
-from tasks.preferences.screen import BadFileError
+from tasks.preferences.rules import Rules
+from tasks.preferences.screen import BadFileError, HeldError
 from tasks.preferences.sources import Source, open_rows, read
 from tasks.preferences.staging import Staging
 from tasks.records import DATASETS, content_hash
@@ -31,25 +35,96 @@ class Accepted:
     sha256: str  # of data/shards/rows/<sha256>.jsonl
     rows: int
     is_new: bool  # False where the same content was accepted before: nothing has changed
+    warnings: list[str] = field(default_factory=list)
 
 
-def accept(path: Path, data: Path, max_quarantine_rate: float = 0.05) -> Accepted:
-    """Screen a file of any known format and add it to the index of shards.
+# (dataset, folder with its rows as parquet) -> (holds as lines, warnings, all that was measured)
+Judge = Callable[[str, Path], tuple[list[str], list[str], dict[str, Any]]]
 
-    Raises ValueError or FileNotFoundError, with one clear line, where the file is refused.
+
+def accept(
+    path: Path,
+    data: Path,
+    max_quarantine_rate: float = 0.05,
+    rules: Rules | None = None,
+    judge: Judge | None = None,
+) -> Accepted:
+    """Screen a file of any known format, by `rules` too, compare it with what was accepted, and take in what passes.
+
+    Raises ValueError or FileNotFoundError, with one clear line, where the file is refused; HeldError where it is held.
     """
+    warnings: list[str] = []
     work = data / "runs" / "shards"
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        dataset, rows, canonical_file = _convert(path, Path(folder) / "staged", max_quarantine_rate)
+        dataset, rows, canonical_file = _convert(path, Path(folder) / "staged", max_quarantine_rate, rules)
         sha256 = content_hash(canonical_file)
-        kept = data / "shards" / "rows" / f"{sha256}.jsonl"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        if not kept.exists():
-            canonical_file.replace(kept)
-            _sync(kept.parent)
-    is_new = _index(data / "shards" / "index.json", {"dataset": dataset, "rows": rows, "sha256": sha256})
-    return Accepted(dataset, sha256, rows, is_new)
+        entry = {"dataset": dataset, "rows": rows, "sha256": sha256}
+        if judge is not None and not _is_known(data, sha256):
+            holds, warnings, measured = judge(dataset, Path(folder) / "staged" / dataset)
+            if holds:
+                _hold(canonical_file, data, entry, holds, measured)
+                raise HeldError(f"{path}: held: {'; '.join(holds)}; {_remedy(data, sha256)}")
+        _keep(canonical_file, data, sha256)
+    is_new = _index(data / "shards" / "index.json", entry)
+    return Accepted(dataset, sha256, rows, is_new, warnings)
+
+
+def release(name: str, data: Path, by: str, reason: str) -> Accepted:
+    """Accept a held shard, named by its hash or the start of it; who says so and why stands in its index entry.
+
+    Raises ValueError where no shard, or more than one, is meant, its rows were changed, or nobody answers for it.
+    """
+    for key, value in (("BY", by), ("REASON", reason)):
+        if not value.strip():
+            raise ValueError(f"{key}: empty; a release names the person and the reason")
+    known = {folder.name: folder for folder in held(data)}
+    meant = [folder for sha256, folder in known.items() if name and sha256.startswith(name)]
+    if len(meant) != 1:
+        there = ", ".join(sha256[:12] for sha256 in known) or "none"
+        raise ValueError(f"SHARD={name}: names {len(meant)} held shards; give the start of one hash (held: {there})")
+    note = json.loads((meant[0] / "hold.json").read_text(encoding="utf-8"))
+    entry, rows = note["entry"], meant[0] / "rows.jsonl"
+    if rows.is_file():
+        if content_hash(rows) != entry["sha256"]:
+            raise BadFileError(rows, "hash_mismatch", "changed since it was held; send the shard again")
+        _keep(rows, data, entry["sha256"])
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = entry | {"released": {"by": by.strip(), "reason": reason.strip(), "at": at, "holds": note["holds"]}}
+    is_new = _index(data / "shards" / "index.json", entry)
+    shutil.rmtree(meant[0])
+    return Accepted(entry["dataset"], entry["sha256"], entry["rows"], is_new)
+
+
+def held(data: Path) -> list[Path]:
+    """The folders of held shards: `rows.jsonl`, and `hold.json` with entry, holds and what was measured."""
+    return sorted(path.parent for path in (data / "held").glob("*/hold.json"))
+
+
+def _hold(rows: Path, data: Path, entry: dict[str, Any], holds: list[str], measured: dict[str, Any]) -> None:
+    folder = data / "held" / entry["sha256"]
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.replace(folder / "rows.jsonl")
+    _write_json(folder / "hold.json", {"entry": entry, "holds": holds, "measured": measured})
+
+
+def _remedy(data: Path, sha256: str) -> str:
+    return (
+        f"nothing of it was taken in; look at {data / 'held' / sha256[:12]}*/rows.jsonl, then send it again mended, or "
+        f"`make release-shard SHARD={sha256[:12]} BY=<name> REASON=<why>`"
+    )
+
+
+def _is_known(data: Path, sha256: str) -> bool:
+    return any(entry["sha256"] == sha256 for entry in _read_index(data / "shards" / "index.json"))
+
+
+def _keep(rows: Path, data: Path, sha256: str) -> None:
+    kept = data / "shards" / "rows" / f"{sha256}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if not kept.exists():
+        rows.replace(kept)
+        _sync(kept.parent)
 
 
 def accepted(data: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -70,7 +145,7 @@ def name_of(entry: Mapping[str, Any]) -> str:
     return f"shard-{entry['sha256'][:12]}"
 
 
-def source(path: Path, entry: Mapping[str, Any]) -> Source:
+def source(path: Path, entry: Mapping[str, Any], rules: Rules | None = None) -> Source:
     """An accepted shard, to be read again; nothing in it can stop a run any more."""
     warnings: Counter[str] = Counter()
     return Source(
@@ -80,10 +155,11 @@ def source(path: Path, entry: Mapping[str, Any]) -> Source:
         warnings=warnings,
         format=f"canonical_{entry['dataset']}",
         rows_source=NAME,
+        rules=rules,
     )
 
 
-def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str, int, Path]:
+def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules | None) -> tuple[str, int, Path]:
     """Screen a file; (dataset, number of rows, its canonical JSON Lines)."""
     warnings: Counter[str] = Counter()
     staging = Staging(folder)
@@ -93,6 +169,7 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str,
         rows=open_rows(path, warnings),
         warnings=warnings,
         max_quarantine_rate=max_quarantine_rate,
+        rules=rules,
         derive=False,
     )
     with closing(staging):
@@ -116,7 +193,7 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float) -> tuple[str,
 def _read_index(index: Path) -> list[dict[str, Any]]:
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["shards"]
-        return [{"dataset": s["dataset"], "rows": s["rows"], "sha256": s["sha256"]} for s in shards]
+        return [{**s, "dataset": s["dataset"], "rows": s["rows"], "sha256": s["sha256"]} for s in shards]
     except FileNotFoundError:
         return []
     except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -128,15 +205,19 @@ def _index(index: Path, entry: dict[str, Any]) -> bool:
     shards = _read_index(index)
     if any(known["sha256"] == entry["sha256"] for known in shards):
         return False
-    temporary = index.with_name(f".{index.name}.{os.getpid()}")
+    _write_json(index, {"shards": [*shards, entry]})
+    return True
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"shards": [*shards, entry]}, file, indent=2, sort_keys=True)
+        json.dump(document, file, indent=2, sort_keys=True)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(index)
-    _sync(index.parent)
-    return True
+    temporary.replace(path)
+    _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from tasks.preferences import screen, tabular
 from tasks.preferences.duplicates import REPEATS, Index
 from tasks.preferences.formats import FORMATS, Format, detect
+from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, Refusal, RefusedError, Row
 from tasks.preferences.staging import Staging, Tally
 from tasks.records import DATASETS, Demonstration, Preference, Prompt, Record, prompt_key, row_id
@@ -35,6 +36,7 @@ class Source:
     imitate_chosen: bool = False  # make demonstrations of the preferred replies
     rows_source: str | None = None  # the source of rows that name none, where it is not `name`
     derive: bool = True  # a preference also gives its prompt for rollouts
+    rules: Rules | None = None  # what texts may hold; None: not asked
     max_quarantine_rate: float | None = None  # None: no limit (an accepted shard cannot block later runs)
 
 
@@ -72,11 +74,14 @@ def _accept(row: Row, source: Source, form: Format, index: Index, tally: Tally) 
     """One row's records, or why there are none. Where a row gives several, those that repeat are left out."""
     try:
         records = form.convert(row.value, source.rows_source or source.name)
+        if source.rules is not None:
+            records = source.rules.judge(records, row.value, tally.warnings)
         reasons = [index.reason(record) for record in records]
         if all(reasons):
             raise RefusedError(reasons[0])
     except RefusedError as refused:
-        return _refuse(row, refused.reason)
+        excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True)) if refused.keeps_excerpt else ""
+        return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt, refused.rule_version)
     if row.value.keys() - form.fields:
         tally.warnings["unknown_field"] += 1
     kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]

@@ -7,7 +7,7 @@ which town is the capital of which land, which replies are good, who rates how. 
 from tasks.world.datasets import generate
 from tasks.world.gold import correct, declines, utility, well_formed
 from tasks.world.items import Item, items
-from tasks.world.raters import SOURCE, Rater, WorldParams, compare, raters
+from tasks.world.raters import SOURCE, Rater, WorldParams, compare, expected_label, raters
 from tasks.world.writers import QUALITIES, Quality, write_reply
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "compare",
     "correct",
     "declines",
+    "expected_label",
     "generate",
     "items",
     "raters",

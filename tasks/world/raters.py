@@ -2,15 +2,16 @@
 
 import math
 import random
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.records import Message, Preference, row_id
 from tasks.world.gold import WORD, utility
 
 SOURCE = "world"
+CARELESS = 1e9  # a temperature at which no utility matters
 
 
 class WorldParams(BaseModel):
@@ -21,6 +22,13 @@ class WorldParams(BaseModel):
     num_raters: Annotated[int, Field(gt=1)]
     length_bias: float  # utility per extra word that raters add to what they see
     noise: Annotated[float, Field(gt=0)] = 1.0  # factor on the raters' temperatures
+    num_careless: Annotated[int, Field(ge=0)] = 0  # of the raters: they answer at random
+
+    @model_validator(mode="after")
+    def _somebody_cares(self) -> Self:
+        if self.num_careless >= self.num_raters:
+            raise ValueError(f"num_careless = {self.num_careless}: must be less than num_raters = {self.num_raters}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -37,19 +45,31 @@ class Rater:
         self, utility_a: float, utility_b: float, words_a: int, words_b: int, rng: random.Random
     ) -> tuple[str, float]:
         """(choice, confidence) for two replies."""
-        margin = (utility_a - utility_b + self.length_bias * (words_a - words_b)) / self.temperature
+        margin = self._margin(utility_a, utility_b, words_a, words_b)
         sure = abs(2 / (1 + math.exp(-margin)) - 1)
         confidence = round(min(1.0, max(0.05, sure + self.boldness + rng.gauss(0, 0.1))), 2)
         if rng.random() < 0.01:
             return "unsure", round(min(confidence, 0.3), 2)
-        if rng.random() < self.tie_rate * math.exp(-abs(margin)):
+        if rng.random() < self._tie_chance(margin):
             return ("both_bad" if max(utility_a, utility_b) < 0 else "tie"), confidence
         return ("a" if rng.random() < 1 / (1 + math.exp(-margin)) else "b"), confidence
+
+    def expected_label(self, utility_a: float, utility_b: float, words_a: int, words_b: int) -> float:
+        """Mean of the label that `compare` gives: 1 for a, 0 for b, 0.5 for a tie; `unsure` gives none."""
+        margin = self._margin(utility_a, utility_b, words_a, words_b)
+        tie = self._tie_chance(margin)
+        return tie / 2 + (1 - tie) / (1 + math.exp(-margin))
+
+    def _margin(self, utility_a: float, utility_b: float, words_a: int, words_b: int) -> float:
+        return (utility_a - utility_b + self.length_bias * (words_a - words_b)) / self.temperature
+
+    def _tie_chance(self, margin: float) -> float:
+        return self.tie_rate * math.exp(-abs(margin))
 
 
 def raters(params: WorldParams, seed: int) -> list[Rater]:
     rng = random.Random(f"{seed}/raters")
-    return [
+    panel = [
         Rater(
             name=f"rater-{number:02d}",
             temperature=round(params.noise * rng.uniform(0.3, 0.9), 3),
@@ -59,6 +79,16 @@ def raters(params: WorldParams, seed: int) -> list[Rater]:
         )
         for number in range(params.num_raters)
     ]
+    return [replace(rater, temperature=CARELESS) for rater in panel[: params.num_careless]] + panel[
+        params.num_careless :
+    ]
+
+
+def expected_label(domain: str, verifier: str, replies: tuple[str, str], panel: list[Rater]) -> float:
+    """Mean label of a comparison over the raters of the panel: P(a wins) + P(tie) / 2."""
+    value_a, value_b = (utility(domain, verifier, reply) for reply in replies)
+    words_a, words_b = (len(WORD.findall(reply)) for reply in replies)
+    return sum(rater.expected_label(value_a, value_b, words_a, words_b) for rater in panel) / len(panel)
 
 
 def compare(

@@ -1,6 +1,8 @@
 """Runs of the main job as a user starts them, against one Prefect server for the whole session."""
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +15,38 @@ Retrain = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """prefect_database(home): give it an empty database of Prefect, which takes a server ten seconds to make.
+
+    Made once for all workers, as `make` does it for a project.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prefect_database"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            quiet = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+            quiet |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+            subprocess.run([sys.executable, "-m", "flows.server"], cwd=folder, env=quiet, check=True)
+            (folder / "made").touch()
+
+    def copy(home: Path) -> None:
+        (home / ".prefect").mkdir(exist_ok=True)
+        for file in (folder / ".prefect").glob("prefect.db*"):
+            shutil.copy(file, home / ".prefect")
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, prefect_database: Callable[[Path], None]) -> Iterator[str]:
     """The API address of a real Prefect server."""
     from flows.server import complete as start
 
-    before = dict(os.environ)
-    with start(tmp_path_factory.mktemp("prefect")) as address:
+    before, home = dict(os.environ), tmp_path_factory.mktemp("prefect")
+    prefect_database(home)
+    with start(home) as address:
         os.environ.clear()
         os.environ.update(before)
         yield address

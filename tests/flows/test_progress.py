@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from flows import progress
-from tasks.adapters.tracking import read_lines
+from tasks.adapters.delivery import read_lines
 
 
 def line(step: int, when: float, **metrics: float) -> dict[str, object]:

@@ -13,6 +13,7 @@ import pytest
 from flows import release
 from tasks import register
 from tasks.adapters import champion, stage, tracking, workspace
+from tasks.adapters.journal import Journal
 
 Edit = Callable[..., None]
 Store = Callable[[Path], Any]
@@ -22,7 +23,7 @@ def make_version(root: Path) -> str:
     """Run the toy pipeline with plain DVC and register what it made; the version."""
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True, capture_output=True)
     space = workspace.open_workspace(root)
-    journal = tracking.Journal.begin(root, tracking.Store.of(root), "test", {"git.sha": "x"})
+    journal = Journal.begin(root, tracking.Store.of(root), "test", {"git.sha": "x"})
     made = register.register(space, journal)
     journal.end("FINISHED")
     assert journal.ship(), journal.problem

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,8 @@ hello()
 """
 
 
-def test_it_serves_the_command_and_ends_with_it(toy: Path) -> None:
+def test_it_serves_the_command_and_ends_with_it(toy: Path, prefect_database: Callable[[Path], None]) -> None:
+    prefect_database(toy)
     done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     address, pid, answer = done.stdout.split()[:3]

@@ -35,7 +35,8 @@ def workspace(root, changes=None):
     for folder in ("inputs", "shards", "champion"):
         (root / "data" / folder).mkdir(parents=True)
     (root / "data/shards/index.json").write_text('{"shards": []}')
-    for name in ("expectations", "swaps.jsonl"):
+    files = ("opt_outs.json", "releases.json", "rubric.md", "rubric_versions.json", "style_guide.md", "swaps.jsonl")
+    for name in ("expectations", *files):
         (root / "data" / name).symlink_to(ROOT / "data" / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, values in {**TINY, **(changes or {})}.items():

@@ -236,7 +236,7 @@ def test_real_data_has_no_gold_and_says_so(data):
     assert metrics["reward"]["ceiling"] is None
     assert metrics["models"]["policy"]["gold"] is None
     assert metrics["win_rate"]["judge"] is not None
-    json.dumps(evaluate.stage._plain(metrics), allow_nan=False)
+    json.dumps(evaluate.stage.plain(metrics), allow_nan=False)
 
 
 def test_no_comparisons_leave_null_not_nan(data):
@@ -244,7 +244,7 @@ def test_no_comparisons_leave_null_not_nan(data):
         records.write_table(records.pair_table([]), data / path)
     metrics, _ = run(data)
     assert metrics["reward"]["accuracy"] is None
-    json.dumps(evaluate.stage._plain(metrics), allow_nan=False)
+    json.dumps(evaluate.stage.plain(metrics), allow_nan=False)
 
 
 @pytest.mark.parametrize("gone", ["models/reward", "prepared/prompts/test.parquet", "models/judge"])
@@ -261,5 +261,5 @@ def test_no_prompts_is_an_error(data):
     for name in ("prompts", "safety"):
         path = data / f"prepared/{name}/test.parquet"
         records.write_table(records.read_table(path).slice(0, 0), path)
-    with pytest.raises(ValueError, match=r"no test prompts.*test_share"):
+    with pytest.raises(ValueError, match=r"no test prompts.*folds.test"):
         run(data)

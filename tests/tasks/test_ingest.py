@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -16,6 +17,7 @@ from tasks import ingest, prepare, validate, world
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import shards
+from tasks.preferences.rules import FILES
 from tasks.records import DATASETS, content_hash, read_table
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +203,8 @@ def test_as_a_process_a_bad_file_exits_2_with_one_line_and_a_good_one_reports(da
     (project / "data").mkdir(parents=True)
     for name in ("inputs", "shards"):
         (data / name).rename(project / "data" / name)
+    for name in FILES:
+        shutil.copy(ROOT / "data" / name, project / "data" / name)
     text = {"seed": 0, "world": WORLD, "ingest": {"sources": [{"kind": "file", "path": "a.jsonl"}]}}
     text["ingest"] |= {"max_quarantine_rate": 0.05, "near_jaccard": 0.8, "held_out": []}
     text["folds"] = FOLDS

@@ -239,3 +239,50 @@ def test_the_canary_plants_among_what_is_learned_from_and_counts_nowhere(tmp_pat
         assert not {row["cluster"] for row in planted} & {f"c{row_id[1:]}" for row_id in kept_back}
     assert metrics["planted"] == total == 128
     assert sum(metrics["labels"].values()) == sum(metrics["rows"]["pairs"].values())
+
+
+def rated(tmp_path: Path, **change: Any) -> list[dict[str, Any]]:
+    """Prepared pairs of raters `good` (who agree) and `coin`; several voted on every comparison."""
+    votes = []
+    for n in range(240):
+        for r, name in enumerate(("good-1", "good-2", "good-3", "coin")):
+            shared: dict[str, Any] = {
+                "prompt": ask(n),
+                "reply_a": f"It is {n}.",
+                "reply_b": "No idea.",
+                "source": "test",
+            }
+            choice = "ab"[n % 2] if r < 3 else "aabb"[n % 4]
+            shared |= {"domain": "x", "cluster": f"c{n}", "confidence": 1.0, "choice": choice, "rater": name}
+            votes.append(Preference(id=f"v{n}-{r}", **shared))
+    data = write(tmp_path / "data", records(preferences=votes))
+    run(data, **change)
+    return read_table(data / "prepared/pairs").to_pylist()
+
+
+def test_votes_of_raters_weigh_alike_unless_params_ask_for_more(tmp_path):
+    own = [row for row in rated(tmp_path) if row["source"] != CANARY]
+    assert {row["weight"] for row in own} == {1.0}
+
+
+def test_reliable_raters_weigh_more_and_the_mean_stays_one(tmp_path):
+    rows = rated(tmp_path, rater_weights="reliability")
+    own = [row for row in rows if row["source"] != CANARY]
+    weights = {row["rater"]: row["weight"] for row in own}
+    assert weights["coin"] < 0.3 < 1.1 < min(weights[f"good-{k}"] for k in (1, 2, 3))
+    assert sum(row["weight"] for row in own) / len(own) == pytest.approx(1.0)
+    told = json.loads((tmp_path / "data/raters.json").read_text())
+    assert {row["rater"]: row["weight"] for row in told["table"]} == pytest.approx(weights)
+    assert told["weighting"] == "reliability"
+
+
+def test_votes_held_out_are_counted_and_reach_no_fold(tmp_path):
+    votes = records()["preferences"]
+    lazy = [Preference(**{**vars(row), "id": f"lazy-{row.id}", "rater": "lazy", "choice": "a"}) for row in votes]
+    data = write(tmp_path / "data", records(preferences=votes + lazy))
+    metrics = run(data)
+    assert metrics["left_out"]["pairs"]["position_bias"] == 120
+    assert "lazy" not in {row["rater"] for row in read_table(data / "prepared/pairs").to_pylist()}
+    assert metrics["raters"]["held_out"] == 1
+    kept = run(data, raters={"reviewed": ["lazy"]})
+    assert "position_bias" not in kept["left_out"]["pairs"]

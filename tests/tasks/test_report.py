@@ -87,12 +87,12 @@ def make_curves(rng):
 
 def make_reports(items, pairs, simulated=True):
     metrics = {**Summary(0, 200).metrics(items, pairs), "simulated": simulated}
-    evaluated = stage._plain(metrics)
+    evaluated = stage.plain(metrics)
     rules = gate.Params(
         min_win_rate=0.5, max_kl=30, max_unfinished_rate=0.1, max_decline_drop=0.05, min_reward_accuracy=0.6
     )
     bodies = {name: {} for name in (*report.REPORTS, "reward@0")}
-    bodies |= {"evaluate": evaluated, "gate": stage._plain(gate.judge(rules, evaluated))}
+    bodies |= {"evaluate": evaluated, "gate": stage.plain(gate.judge(rules, evaluated))}
     bodies["align"] = {"algorithm": "ppo"}
     params = {"seed": 0, "num_bootstrap": 200}
     return {

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.adapters import stage, warm
 from tasks.adapters.checkpoints import SECONDS
-from tasks.adapters.tracking import read_lines
+from tasks.adapters.delivery import read_lines
 from tasks.records import content_hash
 from tests.tasks.conftest import ROOT, inside, run_stage
 from tests.tasks.test_pipeline import change, copy_of

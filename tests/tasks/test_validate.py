@@ -15,6 +15,7 @@ import pytest
 from tasks import validate
 from tasks.adapters import expectations, stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.preferences import bounds
 from tasks.records import DATASETS, Demonstration, Preference, Prompt, Safety, Solution, to_table, write_table
 
 SUITES = Path(__file__).parents[2] / "data/expectations"
@@ -109,6 +110,17 @@ def test_a_warning_is_reported_and_stops_nothing(tmp_path: Path) -> None:
         "expect_column_mean_to_be_between(prefers_longer)": 0.0,
     }
     assert metrics["safety"]["empty"] is True
+
+
+def test_a_hold_stops_with_its_own_error_until_it_is_released(tmp_path: Path) -> None:
+    one_sided = [dataclasses.replace(row, id=f"{n}", choice="a") for n, row in enumerate(ROWS["preferences"] * 6)]
+    write(tmp_path, preferences=one_sided)
+    with pytest.raises(stage.HeldError, match=r"preferences: class_absent: .*make release-hold HOLD=class_absent"):
+        run(tmp_path)
+    assert not (tmp_path / "contract.json").exists()
+    bounds.release(tmp_path, "class_absent", "preferences", "ann", "one side on purpose")
+    bounds.release(tmp_path, "length_auc", "preferences", "ann", "short ones")
+    assert "class_absent" in run(tmp_path)["holds"]["released"][0]
 
 
 def test_an_error_in_a_suite_is_no_failure_of_the_data(tmp_path: Path) -> None:

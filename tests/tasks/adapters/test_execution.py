@@ -125,7 +125,7 @@ def test_stop_ends_the_stage_from_another_thread(toy: Path) -> None:
 
 def test_the_environment_is_quiet_offline_and_shares_the_cores(toy: Path, edit: Edit, monkeypatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    env = execution.environment(toy, step(toy, "sft"))
+    env = execution.environment(toy, step(toy, "align"))
     assert env["PLUMBLINE_THREADS"] == "8"
     assert env["DO_NOT_TRACK"] == "true"
     assert env["HF_HUB_OFFLINE"] == "1"

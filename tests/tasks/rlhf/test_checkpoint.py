@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.adapters.delivery import read_lines
 from tasks.adapters.telemetry import FileTracker
-from tasks.adapters.tracking import read_lines
 from tasks.records import content_hash
 from tasks.rlhf import algorithms, checkpoint, models
 from tasks.rlhf.batch import Example, LossOutput

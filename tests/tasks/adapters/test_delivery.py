@@ -3,7 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from tasks.adapters.tracking import Entry
+from tasks.adapters.delivery import Entry
 
 
 def test_an_entry_keeps_what_several_threads_say(tmp_path):

@@ -1,0 +1,217 @@
+"""Dataset-level holds with fixed bounds: what is asked of data/raw as a whole, before anything is trained.
+
+Columns are read batch by batch and never as texts in Python, so that a million rows take seconds.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.preferences.duplicates import REPEATS
+from tasks.preferences.hold import Hold
+from tasks.records import CHOICES, DATASETS, content_hash
+
+MIN_ROWS = 50  # below which a share says nothing
+ROOTS = {"demonstrations": ("reply",), "preferences": ("reply_a", "reply_b"), "safety": ("reply",)}
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class HoldOptions(BaseModel):
+    """`validate.holds`: the dataset is held where one of these is exceeded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    max_quarantine_rate: Annotated[Share, Field(description="of all input rows, repeated votes aside")] = 0.05
+    max_side_share: Annotated[float, Field(ge=0.5, le=1, description="of decided rows that prefer one side")] = 0.8
+    max_length_auc: Annotated[float, Field(ge=0.5, le=1, description="of knowing only which reply is longer")] = 0.75
+    decline_share: Annotated[
+        tuple[Share, Share], Field(description="least and most of the safety set that is to be declined")
+    ] = (0.2, 0.9)
+    max_drop: Annotated[Share, Field(description="rows fewer than in the last registered version, as a share")] = 0.2
+    max_move: Annotated[Share, Field(description="move of a choice's share or of the length AUC since then")] = 0.1
+
+
+def check(data: Path, options: HoldOptions) -> tuple[list[tuple[str, Hold]], dict[str, Any]]:
+    """(dataset, hold) of everything that is out of bounds, and all that was measured."""
+    measured: dict[str, Any] = {
+        "preferences": _preferences(data / "raw/preferences"),
+        "safety": _safety(data / "raw/safety"),
+        "quarantine_rate": quarantine_rate(data / "reports/ingest.json"),
+    }
+    holds = [*_of_preferences(measured["preferences"], options), *_of_safety(measured["safety"], options)]
+    rate = measured["quarantine_rate"]
+    if rate > options.max_quarantine_rate:
+        text = "too many rows were refused; data/quarantine says which and why"
+        holds.append(("preferences", Hold("quarantine_rate", rate, options.max_quarantine_rate, text)))
+    return [*holds, *_of_roots(data / "raw")], measured
+
+
+def quarantine_rate(report: Path) -> float:
+    """The share of input rows that were refused, repeated votes aside; 0 without a report of ingest."""
+    if not report.is_file():
+        return 0.0
+    found = json.loads(report.read_text(encoding="utf-8"))["metrics"]
+    serious = sum(n for reason, n in found["quarantined"].items() if reason != "total" and reason not in REPEATS)
+    return float(serious / max(1, found["input"]))
+
+
+def _preferences(folder: Path) -> dict[str, Any]:
+    """Shares of the choices, and the AUC of a classifier that only knows which reply is longer."""
+    choices: Counter[str] = Counter()
+    wins = 0.0
+    for batch in _batches(folder, ["choice", "reply_a", "reply_b"]):
+        choice = np.array(batch["choice"].to_pylist(), dtype=object)
+        choices.update(choice.tolist())
+        longer = np.sign(_lengths(batch["reply_a"]) - _lengths(batch["reply_b"]))
+        side = np.where(choice == "a", 1, np.where(choice == "b", -1, 0))
+        wins += float((np.abs(side) * (1 + side * longer) / 2).sum())
+    decided = choices["a"] + choices["b"]
+    return {
+        "rows": choices.total(),
+        "decided": decided,
+        "choices": {name: choices[name] / max(1, choices.total()) for name in CHOICES},
+        "side_a": choices["a"] / decided if decided else 0.5,
+        "length_auc": wins / decided if decided else 0.5,
+    }
+
+
+def _lengths(column: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(pc.utf8_length(column)).astype(np.int64)
+
+
+def _safety(folder: Path) -> dict[str, Any]:
+    expected: Counter[str] = Counter()
+    for batch in _batches(folder, ["expected"]):
+        expected.update(batch["expected"].to_pylist())
+    return {"rows": expected.total(), "decline_share": expected["decline"] / max(1, expected.total())}
+
+
+def _of_preferences(found: Mapping[str, Any], options: HoldOptions) -> list[tuple[str, Hold]]:
+    if found["decided"] < MIN_ROWS:
+        return []
+    side, length = max(found["side_a"], 1 - found["side_a"]), max(found["length_auc"], 1 - found["length_auc"])
+    holds = []
+    if side == 1:
+        gone = "a" if found["side_a"] == 0 else "b"
+        holds.append(Hold("class_absent", 0.0, 0.0, f"no row prefers reply {gone}; draw the sides by chance"))
+    elif side > options.max_side_share:
+        holds.append(Hold("label_balance", side, options.max_side_share, "one side is preferred too often"))
+    if length > options.max_length_auc:
+        which = "longer" if found["length_auc"] > 0.5 else "shorter"
+        text = f"knowing only which reply is {which} tells the preferred one"
+        holds.append(Hold("length_auc", length, options.max_length_auc, text))
+    return [("preferences", hold) for hold in holds]
+
+
+def _of_safety(found: Mapping[str, Any], options: HoldOptions) -> list[tuple[str, Hold]]:
+    least, most = options.decline_share
+    share = found["decline_share"]
+    if found["rows"] < MIN_ROWS or least <= share <= most:
+        return []
+    bound = least if share < least else most
+    text = "prompts to decline and harmless look-alikes to assist with are out of proportion"
+    return [("safety", Hold("safety_ratio", share, bound, text))]
+
+
+def _of_roots(raw: Path) -> list[tuple[str, Hold]]:
+    """Two datasets with the very same replies are one file given twice."""
+    roots: dict[tuple[int, int], str] = {}
+    holds = []
+    for dataset, columns in ROOTS.items():
+        root = _root(raw / dataset, columns)
+        if root[0] and root in roots:
+            text = f"{roots[root]} and {dataset} hold the same replies; name each dataset's own source"
+            holds.append((dataset, Hold("shared_root", 1.0, 0.0, text)))
+        roots.setdefault(root, dataset)
+    return holds
+
+
+def _root(folder: Path, columns: tuple[str, ...]) -> tuple[int, int]:
+    """(number of replies, sum of their hashes): equal for equal replies in any order."""
+    from pandas.util import hash_array
+
+    count, total = 0, 0
+    for batch in _batches(folder, list(columns)):
+        for column in columns:
+            texts = batch[column].drop_null().to_numpy(zero_copy_only=False)
+            count += len(texts)
+            total += int(hash_array(texts, categorize=False).sum(dtype=np.uint64)) if len(texts) else 0
+    return count, total % 2**64
+
+
+def _batches(folder: Path, columns: list[str]) -> Any:
+    for path in sorted(folder.glob("*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(20_000, columns=columns):
+                yield {name: pa.array(batch.column(name)) for name in columns}
+
+
+def compare(now: Mapping[str, Any], before: Mapping[str, Any], options: HoldOptions) -> list[tuple[str, Hold]]:
+    """What changed too much since another version; both are metrics of `validate`."""
+    holds = []
+    for dataset in before:
+        rows, had = now.get(dataset, {}).get("rows"), before[dataset].get("rows") if dataset != "holds" else None
+        if had and rows is not None and 1 - rows / had > options.max_drop:
+            text = f"{rows} rows, the last registered version had {had}"
+            holds.append((dataset, Hold("volume_drop", 1 - rows / had, options.max_drop, text)))
+    here, there = (document.get("holds", {}).get("preferences", {}) for document in (now, before))
+    if min(here.get("decided", 0), there.get("decided", 0)) >= MIN_ROWS:
+        moves = {f"the share of the choice `{c}`": here["choices"][c] - there["choices"][c] for c in CHOICES}
+        moves["the length AUC"] = here["length_auc"] - there["length_auc"]
+        what = max(moves, key=lambda name: abs(moves[name]))
+        if abs(moves[what]) > options.max_move:
+            text = f"{what} moved by {moves[what]:+.3f} since the last registered version"
+            holds.append(("preferences", Hold("shift_hold", abs(moves[what]), options.max_move, text)))
+    return holds
+
+
+def unreleased(
+    holds: list[tuple[str, Hold]], hashes: Mapping[str, str], releases: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, Hold]]:
+    """The holds that no person released for exactly this data; `hashes` of data/raw/<dataset>."""
+    known = {(each["hold"], each["dataset"], each["sha256"]) for each in releases}
+    return [(dataset, hold) for dataset, hold in holds if (hold.name, dataset, hashes[dataset]) not in known]
+
+
+def releases(data: Path) -> list[dict[str, Any]]:
+    """What people released: `{hold, dataset, sha256, by, reason, at}` each. Raises ValueError for a torn file."""
+    path = data / "releases.json"
+    if not path.is_file():
+        return []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["releases"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a list of releases ({error!r}); restore it with git") from None
+
+
+def release(data: Path, hold: str, dataset: str, by: str, reason: str) -> dict[str, str]:
+    """Let the present data/raw/<dataset> pass this hold; who says so and why stands in data/releases.json.
+
+    Raises ValueError where nobody answers for it or there is no such dataset.
+    """
+    for key, value in (("HOLD", hold), ("BY", by), ("REASON", reason)):
+        if not value.strip():
+            raise ValueError(f"{key}: empty; a release names the hold, the person and the reason")
+    folder = data / "raw" / dataset
+    if dataset not in DATASETS or not folder.is_dir():
+        raise ValueError(f"DATASET={dataset}: no {folder}; it is one of {', '.join(DATASETS)}, made by `make run`")
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    made = {"hold": hold, "dataset": dataset, "sha256": content_hash(folder), "by": by, "reason": reason, "at": at}
+    path = data / "releases.json"
+    text = json.dumps({"releases": [*releases(data), made]}, indent=2, sort_keys=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(f"{text}\n", encoding="utf-8")
+    temporary.replace(path)
+    return made
+
+
+def sentence(dataset: str, hold: Hold) -> str:
+    return f"{dataset}: {hold.line}; mend it, or `make release-hold HOLD={hold.name} DATASET={dataset} BY= REASON=`"

@@ -1,0 +1,15 @@
+"""A hold: one figure out of its bound, said in one line."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Hold:
+    name: str
+    value: float
+    bound: float
+    text: str  # what was seen
+
+    @property
+    def line(self) -> str:
+        return f"{self.name}: {self.text} ({self.value:.4g}, bound {self.bound:.4g})"

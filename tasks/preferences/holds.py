@@ -1,0 +1,171 @@
+"""Holds: what keeps data from training until a person has looked.
+
+A hold says one line: what was measured, the value, the bound, what to do. A fresh shard is compared with the accepted
+comparisons before it is one of them; a dataset is held against fixed bounds (`validate.holds`); see infra/decisions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+
+from tasks.preferences import shift
+from tasks.preferences.flips import Accepted, Flips, flips
+from tasks.preferences.hold import Hold
+from tasks.preferences.predictor import decided
+from tasks.preferences.triggers import Corpus, Trigger, triggers
+
+Row = Mapping[str, Any]
+MIN_ACCEPTED = 500  # decided comparisons without which there is nothing to compare with
+MIN_SHARD = 50  # decided comparisons of a shard below which nothing could be seen in it
+
+
+class ShardOptions(BaseModel):
+    """The section `fresh` of params.yaml: what a fresh shard is held for, compared with what was accepted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    alpha: Annotated[
+        float, Field(gt=0, lt=0.5, description="chance of a false alarm, of flips and of triggers each")
+    ] = 0.01
+    min_flip_rate: Annotated[
+        float, Field(ge=0, lt=0.5, description="fewer flipped labels are let pass, however sure")
+    ] = 0.01
+    max_label_shift: Annotated[float, Field(gt=0, le=1, description="move of the share of a choice")] = 0.1
+    max_length_shift: Annotated[float, Field(gt=0, description="move of the length gap, in standard deviations")] = 0.3
+    max_style_fall: Annotated[float, Field(gt=0, le=1, description="fall of a measure of style in a domain")] = 0.4
+    max_rater_share: Annotated[
+        float, Field(gt=0, le=1, description="a rater with more of the rows is warned about")
+    ] = 0.3
+    max_votes_per_day: Annotated[int, Field(gt=0, description="a rater with more in one day is warned about")] = 200
+    max_compared: Annotated[int, Field(ge=MIN_ACCEPTED, description="accepted comparisons that are compared with")] = (
+        20000
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What comparing a shard showed."""
+
+    holds: list[Hold]
+    warnings: list[str]
+    compared: int  # accepted comparisons it was held against; 0: too few, or the shard is too small
+    measured: dict[str, Any]
+
+
+def judge_shard(
+    shard: Sequence[Row], accepted: Sequence[Row], options: ShardOptions, known: Accepted | None = None
+) -> Verdict:
+    """Compare fresh comparisons with accepted ones, both as canonical rows; `known`: the latter, fitted before."""
+    warnings = _warnings(shard, options)
+    fresh, old = decided(shard), decided(accepted)
+    if len(fresh) < MIN_SHARD or len(old) < MIN_ACCEPTED:
+        return Verdict([], warnings, 0, {})
+    known = known or Accepted(old)
+    scores = known.flip_scores(fresh)
+    rates = flips(fresh, scores, known)
+    suspects = triggers(Corpus(fresh), scores, known.corpus, options.alpha)
+    holds = [*flip_holds(rates, options), *_trigger_holds(suspects, options), *_shift_holds(shard, accepted, options)]
+    measured = {
+        "flip_rate": rates[0].rate,
+        "flip_rate_error": rates[0].error,
+        "accuracy_of_the_predictor": known.accuracy,
+        "length_auc": shift.length_auc(fresh),
+    }
+    return Verdict(holds, warnings, len(old), measured)
+
+
+def flip_holds(rates: Sequence[Flips], options: ShardOptions) -> list[Hold]:
+    """Half of alpha for the shard as a whole, half for its raters and domains together."""
+    found: list[Hold] = []
+    for each in sorted(rates, key=lambda each: (each.group != "all", -each.z)):
+        groups = 1 if each.group == "all" else len(rates) - 1
+        bound = max(options.min_flip_rate, float(stats.norm.isf(options.alpha / 2 / groups)) * each.error)
+        # Where the whole shard looks flipped, only those who do so more than others are worth a word.
+        if each.rate > bound and (not found or each.rate > 2 * found[0].value):
+            who = "" if each.group == "all" else f" of {each.group}"
+            text = f"the labels{who} look flipped more often than accepted ones: {each.rows} rows, z = {each.z:.1f}"
+            found.append(Hold("flipped_labels", each.rate, bound, text))
+    return found[:3]
+
+
+def _trigger_holds(suspects: Sequence[Trigger], options: ShardOptions) -> list[Hold]:
+    return [
+        Hold(
+            "suspected_poison",
+            each.chance,
+            options.alpha,
+            f"the n-gram {each.ngram!r} stands in the {each.where} of {each.prompts} prompts, {each.accepted} accepted",
+        )
+        for each in suspects[:3]
+    ]
+
+
+def _shift_holds(shard: Sequence[Row], accepted: Sequence[Row], options: ShardOptions) -> list[Hold]:
+    fresh, old = decided(shard), decided(accepted)
+    label, choice = shift.label_shift(shard, accepted)
+    length = shift.length_shift(fresh, old)
+    fall, where = shift.style_fall(shift.preferred(fresh), shift.preferred(old))
+    gone = shift.absent(shard, accepted)
+    holds = [
+        (
+            abs(label),
+            options.max_label_shift,
+            "shift_hold",
+            f"the share of the choice `{choice}` moved by {label:+.3f}",
+        ),
+        (abs(length), options.max_length_shift, "shift_hold", f"the length gap moved by {length:+.3f} deviations"),
+        (fall, options.max_style_fall, "style_diversity", f"{where} fell"),
+        (float(gone is not None), 0.0, "class_absent", f"no row has the choice `{gone}`, accepted ones have"),
+    ]
+    return [Hold(name, value, bound, text) for value, bound, name, text in holds if value > bound]
+
+
+def _warnings(shard: Sequence[Row], options: ShardOptions) -> list[str]:
+    rater, share = shift.dominance(shard)
+    busy, votes = shift.busiest_day(shard)
+    found = []
+    if share > options.max_rater_share and len(shard) >= MIN_SHARD:
+        found.append(f"rater_dominance: {rater} gave {share:.0%} of the rows (above {options.max_rater_share:.0%})")
+    if votes > options.max_votes_per_day:
+        found.append(f"rater_dominance: {busy} gave {votes} votes in one day (above {options.max_votes_per_day})")
+    return found
+
+
+def sample(folder: Path, number: int) -> list[dict[str, Any]]:
+    """About so many rows of the parquet files of a folder, spread evenly over them; [] where there is no file.
+
+    Whole groups of rows are left unread where there are more than needed, so that time does not grow with the data.
+    """
+    files = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
+    total = sum(file.metadata.num_rows for file in files)
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        with file:
+            groups = file.num_row_groups
+            share = min(1.0, number / max(1, total))
+            wanted = max(1, round(groups * min(1.0, 4 * share)))
+            for place in np.unique(np.linspace(0, max(0, groups - 1), wanted).astype(int)) if groups else ():
+                table = file.read_row_group(int(place))
+                keep = round(len(table) * min(1.0, share * groups / wanted))
+                rows += table.take(np.linspace(0, len(table) - 1, keep).astype(int)).to_pylist() if keep else []
+    return rows
+
+
+def judge(dataset: str, rows: Path, data: Path, options: ShardOptions) -> tuple[list[str], list[str], dict[str, Any]]:
+    """Holds, warnings and measures of a fresh shard whose rows are parquet in a folder; only comparisons are judged."""
+    if dataset != "preferences":
+        return [], [], {}
+    accepted = sample(data / "raw" / dataset, options.max_compared)
+    verdict = judge_shard(sample(rows, options.max_compared), accepted, options)
+    warnings = list(verdict.warnings)
+    if not verdict.compared:
+        warnings.append(
+            f"not compared with accepted data: that needs {MIN_SHARD} decided comparisons here and {MIN_ACCEPTED} in "
+            f"{data / 'raw' / dataset}"
+        )
+    return [hold.line for hold in verdict.holds], warnings, verdict.measured | {"compared": verdict.compared}

@@ -1,0 +1,106 @@
+"""How often each rater is right, judged by the others: Dawid and Skene's EM with a prior that shrinks few votes.
+
+Every item has a true class (first, second, tie, both_bad), every rater a confusion matrix P(vote | class). Which reply
+of an item comes first is arbitrary, so that classes and votes are symmetric under an exchange of first and second; a
+rater's leaning toward a position is another matter (tasks/preferences/habits.py).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv
+
+from tasks.preferences.agreement import LEVEL
+from tasks.preferences.votes import BOTH_BAD, FIRST, NUM_CLASSES, SECOND, TIE
+
+MAX_STEPS = 300
+TOLERANCE = 1e-6  # change of any P(class of an item)
+STRENGTH = 10.0  # votes on items of a class that the mean of all raters is worth
+MOST = 0.99  # P(right) that a weight is made of, at most: no rater is beyond doubt
+_EXCHANGED = [SECOND, FIRST, TIE, BOTH_BAD]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Per rater [raters]; a rater without votes on shared items has the mean of all."""
+
+    right: Floats  # P(a decided vote is right), where the truth is decided: posterior mean
+    low: Floats  # of its 95% credible interval
+    high: Floats
+    votes: NDArray[np.int64]  # on items that others judged, too
+
+    @property
+    def weights(self) -> Floats:
+        """log(p / (1 - p)), the weight of a vote that is right with p (Nitzan and Paroush 1982, Int. Econ. Rev. 23).
+
+        A rater below one half gets 0: what such a rater says is not turned round.
+        """
+        right = np.clip(self.right, 0.5, MOST)
+        weights: Floats = np.log(right / (1 - right))
+        return weights
+
+
+def dawid_skene(
+    item: NDArray[np.int64], rater: NDArray[np.int32], value: NDArray[np.int8], num_raters: int
+) -> Reliability | None:
+    """From votes [n] without `unsure`; None where no item has two raters. Dawid and Skene 1979, Appl. Stat. 28.
+
+    Items with one vote are left out: nothing in them tells right from wrong. Deterministic: it begins at the shares
+    of the votes of each item.
+    """
+    item, rater, value = _shared(item, rater, value)
+    if not len(item):
+        return None
+    starts = np.flatnonzero(np.diff(item, prepend=-1))
+    place = np.cumsum(np.diff(item, prepend=-1) != 0) - 1
+    cells = rater.astype(np.int64) * NUM_CLASSES + value
+    posterior = np.add.reduceat(np.eye(NUM_CLASSES)[value], starts)
+    posterior /= posterior.sum(1, keepdims=True)
+    for _ in range(MAX_STEPS):
+        prior, confusion, _ = _maximise(posterior, place, cells, num_raters)
+        logs = np.log(confusion).transpose(0, 2, 1).reshape(-1, NUM_CLASSES)  # [rater and value, class]
+        new = np.add.reduceat(logs[cells], starts) + np.log(prior)
+        new = np.exp(new - new.max(1, keepdims=True))
+        new /= new.sum(1, keepdims=True)
+        change = float(np.abs(new - posterior).max())
+        posterior = new
+        if change < TOLERANCE:
+            break
+    _, _, counts = _maximise(posterior, place, cells, num_raters)
+    hits, misses = counts[:, FIRST, FIRST], counts[:, FIRST, SECOND]
+    low, high = (betaincinv(hits, misses, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    votes = np.bincount(rater, minlength=num_raters)
+    return Reliability(hits / (hits + misses), low, high, votes)
+
+
+def _shared(
+    item: NDArray[np.int64], rater: NDArray[np.int32], value: NDArray[np.int8]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int8]]:
+    """The votes on items of several raters, by item; of a rater who voted twice on one, the first."""
+    order = np.lexsort((rater, item))
+    item, rater, value = item[order], rater[order], value[order]
+    fresh = (np.diff(item, prepend=-1) != 0) | (np.diff(rater, prepend=-1) != 0)
+    item, rater, value = item[fresh], rater[fresh], value[fresh]
+    several = np.bincount(item, minlength=1) > 1
+    kept = several[item] if len(item) else np.zeros(0, dtype=bool)
+    return item[kept], rater[kept], value[kept]
+
+
+def _maximise(
+    posterior: Floats, place: NDArray[np.int64], cells: NDArray[np.int64], num_raters: int
+) -> tuple[Floats, Floats, Floats]:
+    """(P(class), confusion, the counts it is made of with its prior), symmetric in first and second."""
+    prior = posterior.mean(0) + 1e-6
+    prior = (prior + prior[_EXCHANGED]) / (2 * prior.sum())
+    size = num_raters * NUM_CLASSES
+    counts: Floats = np.stack([np.bincount(cells, posterior[place, k], size) for k in range(NUM_CLASSES)], 1)
+    counts = counts.reshape(num_raters, NUM_CLASSES, NUM_CLASSES).transpose(0, 2, 1)
+    counts = counts + counts[:, _EXCHANGED][:, :, _EXCHANGED]
+    counts[:, [TIE, BOTH_BAD]] /= 2  # there both halves are the same votes
+    mean = counts.sum(0) + 0.5 + np.eye(NUM_CLASSES)
+    mean /= mean.sum(1, keepdims=True)
+    counts += STRENGTH * mean
+    return prior, counts / counts.sum(2, keepdims=True), counts

@@ -1,0 +1,132 @@
+"""What a row's text may hold: one family of rules per file, put together and ordered here.
+
+A row is the records made of it (tasks/preferences/formats.py). It comes out as records, perhaps redacted and tagged
+with what was found, or RefusedError says the reason; nothing else is raised. Every family looks first for something
+that most rows do not hold, so that a row costs microseconds.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tasks.preferences import confusables
+from tasks.preferences.rules import (
+    control,
+    language,
+    opt_outs,
+    personal,
+    provenance,
+    safety,
+    secrets,
+    stubs,
+    style,
+    toxicity,
+)
+from tasks.preferences.rules.opt_outs import OptOuts
+from tasks.preferences.rules.personal import PersonalOptions
+from tasks.preferences.rules.provenance import AllowedOptions, RubricOptions, Rubrics
+from tasks.preferences.rules.row import RULES_VERSION, Mode, Options, RedactMode, Row
+from tasks.preferences.rules.safety import Declines, SafetyOptions
+from tasks.preferences.rules.toxicity import ToxicityOptions
+from tasks.records import Record
+
+FILES = ("opt_outs.json", "rubric.md", "rubric_versions.json", "style_guide.md")  # of data/ that rules read
+
+
+class RulesOptions(Options):
+    """The `ingest.rules` section: off | warn (counted, and a tag on the row) | refuse | redact."""
+
+    personal: PersonalOptions = PersonalOptions()
+    secret: RedactMode = "refuse"  # keys, tokens, passwords
+    special_token: RedactMode = "refuse"  # markers of chat templates; redact: spelt apart
+    error_text: Mode = "refuse"  # a reply that is an error message, or "As an AI ..." and no more
+    unfinished: Mode = "refuse"  # a reply that a cut stream left a mark on
+    identity_leak: Mode = "warn"  # a reply that names the model that wrote it
+    prompt_echo: Mode = "warn"  # a reply that says the prompt again first
+    injection_marker: Mode = "warn"  # orders to a model or a judge
+    homoglyph: Mode = "warn"  # letters disguised as others
+    toxicity: ToxicityOptions = ToxicityOptions()
+    safety: SafetyOptions = SafetyOptions()
+    style: Mode = "warn"  # of demonstrations, by data/style_guide.md
+    language: AllowedOptions = AllowedOptions()
+    sources: AllowedOptions = AllowedOptions()
+    licences: AllowedOptions = AllowedOptions()
+    rubric: RubricOptions = RubricOptions()
+
+
+class Rules:
+    """The rules in force, to be asked for every row."""
+
+    def __init__(
+        self, options: RulesOptions, opt_outs: OptOuts, rubrics: Rubrics, style_guide: str, declines: Declines | None
+    ) -> None:
+        self._options, self._rubrics, self._style_guide = options, rubrics, style_guide
+        self._checks = _checks(options, opt_outs, rubrics, declines)
+        # Under another key a row may fare otherwise.
+        said = (RULES_VERSION, options.model_dump_json(), opt_outs.salt, *sorted(opt_outs.hashes), *rubrics.known)
+        self.key = hashlib.sha256("\0".join((*said, style_guide)).encode()).hexdigest()
+
+    @classmethod
+    def read(cls, options: RulesOptions, data: Path, declines: Declines | None = None) -> "Rules":
+        """The rules with what data/ says: opt-outs, rubric versions, style guide.
+
+        declines: tells a refusal (tasks/evaluation/refusals.py); without it labels of safety rows are not looked at.
+        """
+        guide = data / "style_guide.md"
+        version = hashlib.sha256(guide.read_bytes()).hexdigest()[:12] if guide.is_file() else "none"
+        return cls(options, OptOuts.read(data), Rubrics.read(data), version, declines)
+
+    def judge(self, records: list[Record], value: Mapping[str, Any], warnings: Counter[str]) -> list[Record]:
+        """The records of a row as they may be kept. Raises RefusedError."""
+        owner = next(opt_outs.named(value), None)
+        if owner is not None:
+            records = [record if record.owner else replace(record, owner=owner) for record in records]
+        row = Row(records, value)
+        for check in self._checks:
+            check(row)
+        warnings.update(row.tags)
+        return row.tagged()
+
+    def report(self) -> dict[str, Any]:
+        """For the ingest report: versions, and what a reader must know."""
+        return {
+            "version": RULES_VERSION,
+            "style_guide": self._style_guide,
+            "rubric": self._rubrics.present[:12] or "none",
+            "notes": personal.notes(self._options.personal),
+        }
+
+
+def _checks(
+    options: RulesOptions, opted: OptOuts, rubrics: Rubrics, declines: Declines | None
+) -> list[Callable[[Row], None]]:
+    """In this order: who may be heard, what must not be kept, what is no answer, what is only to be known."""
+    families: tuple[tuple[bool, Callable[[Row], None]], ...] = (
+        (bool(opted.hashes), partial(opt_outs.check, opted)),
+        (options.sources.mode != "off", partial(provenance.check_source, options.sources)),
+        (options.licences.mode != "off", partial(provenance.check_licence, options.licences)),
+        (True, partial(provenance.check_rubric, options.rubric, rubrics)),
+        (options.secret != "off", partial(secrets.check, options.secret)),
+        (options.special_token != "off", partial(control.check_token, options.special_token)),
+        (options.error_text != "off", partial(stubs.check_error, options.error_text)),
+        (options.unfinished != "off", partial(stubs.check_unfinished, options.unfinished)),
+        (options.personal.mode != "off", personal.Check(options.personal)),
+        (options.toxicity.mode != "off", toxicity.Check(options.toxicity)),
+        (options.safety.mode != "off", partial(safety.check, options.safety, declines)),
+        (options.language.mode != "off", partial(language.check, options.language)),
+        (options.identity_leak != "off", partial(stubs.check_identity, options.identity_leak)),
+        (options.prompt_echo != "off", partial(stubs.check_echo, options.prompt_echo)),
+        (options.injection_marker != "off", partial(control.check_injection, options.injection_marker)),
+        (options.homoglyph != "off", partial(_check_homoglyph, options.homoglyph)),
+        (options.style != "off", partial(style.check, options.style)),
+    )
+    return [check for is_on, check in families if is_on]
+
+
+def _check_homoglyph(mode: str, row: Row) -> None:
+    if not row.is_ascii and confusables.is_disguised(row.text, row.raw):
+        row.found(mode, "homoglyph")

@@ -1,0 +1,127 @@
+"""Where a text names a person or a machine of theirs, by shape and checksum."""
+
+import re
+from collections.abc import Callable, Iterator
+from string import digits as DIGITS
+
+from tasks.preferences.rules.checksums import (
+    IBAN_LENGTHS,
+    is_card,
+    is_china,
+    is_cpf,
+    is_dni,
+    is_iban,
+    is_ip,
+    is_nino,
+    is_nir,
+    is_ssn,
+    only_digits,
+)
+from tasks.preferences.rules.placeholders import Entity
+
+_DIGITS = DIGITS.encode()
+MIN_DIGITS = 4  # of an address as 1.1.1.1; any number below has more
+_DENSE = re.compile(r"\d(?:[ .()/-]{0,2}\d){5,}")  # every number below has so many digits close together
+_EMAIL = re.compile(
+    r"(?<![\w.+%-])[\w.+%-]{1,64}+@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w-])"
+)
+_IBAN = re.compile(r"(?<![\w-])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?!\w)")
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){3,7}(?![\w:])")
+_PHONE = re.compile(
+    r"(?<![\w.,/$€£%<-])(?:"
+    r"(?P<world>\+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,5}\)?){2,6})"
+    r"|(?P<american>(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4})"
+    r"|(?P<told>\(?\d{2,5}\)?(?:[ .-]?\d{2,5}){1,4})"
+    r")(?!\w|[-.,/]\d|%)"
+)
+_TOLD = re.compile(
+    r"\b(?:phone|telephone|tel|call|text|sms|mobile|cell|fax|whatsapp|reach me|ring)\b[^\d<>\n\x1f]{0,24}$",
+    re.IGNORECASE,
+)
+_FREE = frozenset("800 888 877 866 855 844 833 822 900".split())
+_CARD = re.compile(
+    r"(?<![\w.,/-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{4,5})(?![\w/-]|[.,]\d)"
+)
+
+
+def may_hold(text: str, raw: bytes) -> bool:
+    """Whether it is worth looking: an @, or some digits."""
+    return "@" in text or len(raw) - len(raw.translate(None, _DIGITS)) >= MIN_DIGITS or "::" in text
+
+
+def find(text: str) -> Iterator[Entity]:
+    """The entities, the surest kinds first; some may overlap."""
+    if "@" in text:
+        for match in _EMAIL.finditer(text):
+            yield _entity(match, "email", match[0].casefold())
+    num_digits = sum(map(text.count, DIGITS))
+    if num_digits >= MIN_DIGITS or "::" in text:
+        yield from _addresses(text)
+    if num_digits >= 6 and _DENSE.search(text):
+        yield from _numbers(text)
+
+
+def _numbers(text: str) -> Iterator[Entity]:
+    for match in _IBAN.finditer(text):
+        compact = match[0].replace(" ", "")
+        length = IBAN_LENGTHS.get(compact[:2], 0)
+        if is_iban(compact[:length]):
+            end = match.start()
+            for _ in range(length):  # the pattern may have run on into the next word
+                end += 1 + (text[end] == " ")
+            yield Entity(match.start(), end, "iban", compact[:length])
+    for match in _CARD.finditer(text):
+        if is_card(only_digits(match[0])):
+            yield _entity(match, "card", only_digits(match[0]))
+    for pattern, is_one in NATIONAL_IDS:
+        for match in pattern.finditer(text):
+            if is_one(match[0]):
+                yield _entity(match, "national_id", re.sub(r"\W", "", match[0]).upper())
+    phones = {}
+    for match in _PHONE.finditer(text):
+        number = only_digits(match[0])
+        if is_phone(match, text[max(0, match.start() - 48) : match.start()], number):
+            phones[number] = match
+            yield _entity(match, "phone", number[-10:])
+    if phones:  # said once to be a phone, it is one where it is repeated
+        for match in _PHONE.finditer(text):
+            if only_digits(match[0]) in phones:
+                yield _entity(match, "phone", only_digits(match[0])[-10:])
+
+
+def _addresses(text: str) -> Iterator[Entity]:
+    if text.count(".") >= 3:
+        for match in _IPV4.finditer(text):
+            if is_ip(match[0]) and not text[max(0, match.start() - 12) : match.start()].lower().rstrip().endswith(
+                ("version", "v", "release", "section")
+            ):
+                yield _entity(match, "ip", match[0])
+    if text.count(":") >= 3:
+        for match in _IPV6.finditer(text):
+            if is_ip(match[0]):
+                yield _entity(match, "ip", match[0].lower())
+
+
+def _entity(match: re.Match[str], kind: str, value: str) -> Entity:
+    return Entity(match.start(), match.end(), kind, value)
+
+
+def is_phone(match: re.Match[str], before: str, number: str) -> bool:
+    if number[-10:-7] in _FREE and len(number) in (10, 11):
+        return False
+    if match["world"]:
+        return 8 <= len(number) <= 15
+    if match["american"]:
+        return number[-10] != "0"
+    return 7 <= len(number) <= 12 and _TOLD.search(before) is not None
+
+
+NATIONAL_IDS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
+    (re.compile(r"(?<![\w.,/-])\d{3}-\d{2}-\d{4}(?![\w/-])"), is_ssn),
+    (re.compile(r"(?<![\w.,/-])\d{3}\.\d{3}\.\d{3}-\d{2}(?![\w/-])"), is_cpf),
+    (re.compile(r"(?<![\w.,/-])(?:\d{8}|[XYZ]-?\d{7})-?[A-HJ-NP-TV-Z](?![\w/-])"), is_dni),
+    (re.compile(r"(?<![\w.,/-])[12] ?\d{2} ?\d{2} ?\d{2} ?\d{3} ?\d{3} ?\d{2}(?![\w/-])"), is_nir),
+    (re.compile(r"(?<![\w.,/-])[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])[0-3]\d{4}[\dXx](?![\w/-])"), is_china),
+    (re.compile(r"(?<![\w-])[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?![\w-])"), is_nino),
+)

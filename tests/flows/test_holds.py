@@ -1,0 +1,101 @@
+"""Holds at work: a held shard in the inbox, the last registered version, the command that releases."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import holds, retrain, versions
+from tasks.adapters import stage
+from tasks.adapters.execution import StageError
+from tasks.adapters.workspace import Workspace
+from tasks.preferences import bounds, shards
+from tasks.preferences.screen import HeldError
+from tests.tasks.preferences.test_bounds import metrics
+
+VOTE = {"prompt": "Hi", "reply_a": "Hello.", "reply_b": "Go.", "choice": "a", "rater": "ann"}
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text("validate:\n  suites: s\n  holds: {max_drop: 0.2}\n")
+    monkeypatch.chdir(tmp_path)
+    return Workspace(tmp_path, tmp_path)
+
+
+def report(space: Workspace, rows: int, test_share: float = 0.2, **options: Any) -> None:
+    folder = space.data / "reports"
+    folder.mkdir(exist_ok=True)
+    validate = {"metrics": metrics(rows, **options), "inputs": {"raw/preferences": f"{rows}", "raw/prompts": "p"}}
+    (folder / "validate.json").write_text(json.dumps(validate))
+    (folder / "prepare.json").write_text(json.dumps({"params": {"folds": {"test": test_share}}}))
+
+
+def test_the_last_registered_version_is_the_reference(space: Workspace) -> None:
+    report(space, 100)
+    versions.check(space)  # nothing was registered yet
+    versions.remember(space)
+    report(space, 90)
+    versions.check(space)
+    report(space, 70)
+    with pytest.raises(
+        StageError, match=r"volume_drop: 70 rows, the last registered version had 100 \(0.3, bound 0.2\)"
+    ):
+        versions.check(space)
+    release = {"hold": "volume_drop", "dataset": "preferences", "sha256": "70", "by": "ann", "reason": "r", "at": "t"}
+    (space.data / "releases.json").write_text(json.dumps({"releases": [release]}))
+    versions.check(space)
+    report(space, 100, test_share=0.3)
+    with pytest.raises(StageError, match=r"eval_split: folds.test was 0.2") as caught:
+        versions.check(space)
+    assert caught.value.status == stage.HELD
+
+
+def hold_everything(path: Path, data: Path, judge: Any = None) -> Any:
+    return shards_accept(path, data, judge=lambda dataset, folder: (["shift_hold: all of it (1, bound 0)"], [], {}))
+
+
+shards_accept = shards.accept
+
+
+def test_a_held_shard_ends_the_command_with_its_own_status_and_is_released_by_it(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shards, "accept", hold_everything)
+    Path("fresh.jsonl").write_text(json.dumps(VOTE) + "\n")
+    assert retrain.main(["--fresh", "fresh.jsonl"]) == stage.HELD
+    said = capsys.readouterr().err
+    assert said.startswith("error: fresh.jsonl: held: shift_hold: all of it (1, bound 0); nothing of it was taken in")
+    assert said.count("\n") == 1
+    assert holds.main([]) == 0
+    listed = capsys.readouterr().out
+    assert "1 rows for preferences\n    shift_hold: all of it" in listed
+    name = listed.split()[0]
+    assert holds.main(["release-shard", "--shard", "zz", "--by", "ann", "--reason", "r"]) == stage.BAD_INPUT
+    assert holds.main(["release-shard", "--shard", name, "--by", "ann", "--reason", "r"]) == 0
+    assert shards.accepted(space.data)[0][1]["released"]["by"] == "ann"
+    assert (
+        holds.main(["release-hold", "--hold", "h", "--dataset", "x", "--by", "a", "--reason", "r"]) == stage.BAD_INPUT
+    )
+    assert bounds.releases(space.data) == []
+
+
+def test_a_held_shard_of_the_inbox_moves_aside_and_blocks_nothing(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import serve
+
+    inbox = Path("data/inbox")
+    inbox.mkdir()
+    (inbox / "votes.jsonl").write_text(json.dumps(VOTE) + "\n")
+
+    def held(*_: Any) -> None:
+        raise HeldError("votes.jsonl: held: why")
+
+    monkeypatch.setattr(serve.job, "take", held)
+    assert serve.taken(inbox / "votes.jsonl") is False
+    assert (inbox / "held/votes.reason.txt").read_text() == "votes.jsonl: held: why\n"
+    assert serve.waiting() == []

@@ -1,0 +1,200 @@
+"""The 66 cases of bad input by number, each with the verdict it must get.
+
+A case is a file (bytes, or rows written as JSON Lines) and what `ingest` must say of it: a verdict for every row that
+it counts ("accepted" or the reason code), or the reason for which it refuses the file whole; and the warnings that it
+must count. What another stage decides is a function, registered with `@proves(number)`.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import ingest
+from tasks.adapters.telemetry import FileTracker
+from tasks.preferences.screen import BadFileError
+
+# Cases that nothing here proves yet. A number is in this set or has a case, never both.
+NOT_YET = {3, 18, 28, *range(38, 54), *range(57, 67)}
+
+OK = "accepted"
+WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    number: int
+    what: str
+    content: bytes | Sequence[Any]  # of the file, or its rows
+    verdict: str | Sequence[str]  # the reason why the file is refused, or one verdict per row
+    warnings: Mapping[str, int] = field(default_factory=dict)  # at least these, with their counts
+    name: str = "rows.jsonl"
+    rate: float = 1.0  # ingest.max_quarantine_rate
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.what}"
+
+
+PAIR = {"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "No."}
+VOTE = {"prompt": "Name a river.", "reply_a": "The Danube.", "reply_b": "No.", "choice": "a", "rater": "ann"}
+SWAPPED = {**VOTE, "reply_a": "No.", "reply_b": "The Danube.", "choice": "b"}
+USER = {"role": "user", "content": "Name a river."}
+SYSTEM = {"role": "system", "content": "Be brief."}
+REPLY = {"role": "assistant", "content": "The Danube."}
+
+
+def messages(prompt: list[Any]) -> dict[str, Any]:
+    return {"prompt": prompt, "chosen": [REPLY], "rejected": [{"role": "assistant", "content": "No."}]}
+
+
+def raw(text: str) -> bytes:
+    """A row whose prompt is this text, as it stands, between good ones."""
+    good = json.dumps(PAIR).encode()
+    return good + b'\n{"prompt": "' + text.encode("utf-8", "surrogatepass") + b'", "chosen": "x", "rejected": "y"}\n'
+
+
+def line(content: bytes) -> bytes:
+    return json.dumps(VOTE).encode() + b"\n" + content + b"\n"
+
+
+def votes(*changes: dict[str, Any]) -> list[dict[str, Any]]:
+    return [VOTE, *({**VOTE, "prompt": f"Name river {n}.", **change} for n, change in enumerate(changes))]
+
+
+def without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != key}
+
+
+CASES = [
+    Case(1, "empty file", b"", "empty_file"),
+    Case(1, "blank lines alone", b"\n \r\n", "empty_file"),
+    Case(2, "last line cut", json.dumps(VOTE).encode() + b'\n{"prompt": "Na', [OK, "truncated_line"]),
+    Case(4, "a byte that is not UTF-8", line(b'{"prompt": "caf\xe9"}'), [OK, "bad_encoding"]),
+    Case(5, "UTF-16", (json.dumps(VOTE) + "\n").encode("utf-16"), "wrong_encoding"),
+    Case(5, "UTF-16 without mark", (json.dumps(VOTE) + "\n").encode("utf-16-le"), "wrong_encoding"),
+    Case(5, "latin-1", b'{"prompt": "tea"}\n' + b'{"prompt": "caf\xe9"}\n' * 9, "wrong_encoding", rate=0.05),
+    Case(6, "BOM", b"\xef\xbb\xbf" + json.dumps(VOTE).encode(), [OK], {"bom_stripped": 1}),
+    Case(7, "CRLF and blank lines", json.dumps(VOTE).encode() + b"\r\n\r\n", [OK], {"crlf": 2, "blank_line": 1}),
+    Case(8, "line separators in strings", raw("a\u2028b\x0bc\x0cd\x85e"), [OK, OK]),
+    Case(9, "two objects on a line", line(b'{"prompt": "a"} {"prompt": "b"}'), [OK, "multiple_values"]),
+    Case(10, "roots that are no object", line(b'[1]\n"text"\n12\nnull'), [OK, *["not_object"] * 4]),
+    Case(11, "nesting", line(b'{"prompt": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"), [OK, "too_deep"]),
+    Case(12, "not finite", line(b'{"a": NaN}\n{"a": -Infinity}\n{"a": 1e999}'), [OK, *["non_finite"] * 3]),
+    Case(13, "duplicate keys", line(b'{"prompt": "a", "prompt": "b"}'), [OK, "duplicate_key"]),
+    Case(14, "integer of 5,000 digits", line(b'{"a": ' + b"7" * 5000 + b"}"), [OK, "number_range"]),
+    Case(15, "lone surrogate", raw(r"a\ud800b"), [OK, "bad_unicode"]),
+    Case(16, "NUL", raw("a\x00b"), [OK, "control_char"]),
+    Case(16, "escaped control character", raw(r"a\u001b[31m"), [OK, "control_char"]),
+    Case(17, "bidirectional override", raw("abc\u202edef"), [OK, "hidden_text"]),
+    Case(17, "zero width", raw("a\u200bb"), [OK, "hidden_text"]),
+    Case(17, "tag characters", raw("hi\U000e0041"), [OK, "hidden_text"]),
+    Case(19, "missing prompt", votes({"prompt": None}), [OK, "missing_field"]),
+    Case(19, "missing rejected", [PAIR, *(without(PAIR, key) for key in PAIR)], [OK, *["missing_field"] * 3]),
+    Case(20, "unknown field", votes({"shoe_size": 43}), [OK, OK], {"unknown_field": 1}),
+    Case(21, "wrong type", votes({"reply_a": 7}, {"reply_b": ["x"]}, {"prompt": 3}), [OK, "type", "type", "type"]),
+    Case(22, "empty answer", votes({"reply_a": ""}, {"reply_b": " \n"}), [OK, "empty_text", "empty_text"]),
+    Case(23, "empty prompt", votes({"prompt": " "}), [OK, "empty_prompt"]),
+    Case(24, "identical after folding", votes({"reply_b": " the DANUBE."}), [OK, "identical_pair"]),
+    Case(24, "a tie of equals", votes({"reply_b": "The Danube.", "choice": "tie"}), [OK, OK]),
+    Case(25, "bad label", votes({"choice": "c"}, {"choice": 1}), [OK, "bad_label", "bad_label"]),
+    Case(26, "label of a missing answer", votes({"reply_a": None}), [OK, "dangling_label"]),
+    Case(27, "confidence", votes({"confidence": 1.5}, {"confidence": "high"}), [OK, "range", "type"]),
+    Case(29, "rater", votes({"rater": ""}, {"rater": 7}), [OK, "rater_unknown", "rater_unknown"]),
+    Case(30, "two user turns", [PAIR, {**PAIR, "prompt": [USER, USER]}], [OK, "bad_dialogue"]),
+    Case(30, "system last", [messages([USER]), messages([USER, SYSTEM])], [OK, "bad_dialogue"]),
+    Case(31, "ends on a user turn", [{"messages": [USER, REPLY]}, {"messages": [USER]}], [OK, "no_target"]),
+    Case(32, "prompts differ", [
+        {"chosen": [USER, REPLY], "rejected": [USER, {"role": "assistant", "content": "No."}]},
+        {"chosen": [USER, REPLY], "rejected": [{"role": "user", "content": "Else?"}, REPLY]},
+    ], [OK, "prompt_mismatch"]),
+    Case(33, "no parquet", b"PAR1 and nothing more", "parquet_corrupt", name="rows.parquet"),
+    Case(33, "magic missing", json.dumps(VOTE).encode(), "parquet_corrupt", name="rows.parquet"),
+    Case(34, "repeated by the same rater", [VOTE, VOTE, {**VOTE, "rater": "bob"}], [OK, "exact_duplicate", OK]),
+    Case(34, "repeated without a rater", [PAIR, PAIR], [OK, "exact_duplicate"]),
+    Case(35, "swapped, consistent", [VOTE, SWAPPED], [OK, "duplicate_swapped"]),
+    Case(36, "contradiction of a rater", [VOTE, {**SWAPPED, "choice": "a"}], ["self_contradiction"] * 2),
+    Case(37, "contradiction between raters", [VOTE, {**VOTE, "rater": "bob", "choice": "b"}], [OK, OK]),
+    Case(54, "a row above the size limit", line(b'{"prompt": "' + b"x" * (5 << 20) + b'"}'), [OK, "row_too_large"]),
+    Case(55, "an id used again", votes({"id": "r1"}, {"id": "r1"}), [OK, OK, "id_conflict"]),
+    Case(56, "ids that are paths", votes({"id": "../x"}, {"id": "a/b"}), [OK, "bad_id", "bad_id"]),
+]  # fmt: skip
+
+PROVEN: dict[int, Callable[[Path], None]] = {}
+
+
+def proves(number: int) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+    """Register a function of a fresh data folder as the test of a case."""
+
+    def register(check: Callable[[Path], None]) -> Callable[[Path], None]:
+        PROVEN[number] = check
+        return check
+
+    return register
+
+
+def fresh(folder: Path) -> Path:
+    """An empty data folder."""
+    (folder / "inputs").mkdir(parents=True)
+    (folder / "shards").mkdir()
+    (folder / "shards/index.json").write_text('{"shards": []}')
+    return folder
+
+
+def run(data: Path, name: str, rate: float = 1.0) -> dict[str, Any]:
+    """The metrics of ingest for one file (or folder) of data/inputs."""
+    document = {"seed": 0, "world": WORLD, "max_quarantine_rate": rate, "sources": [{"kind": "file", "path": name}]}
+    with closing(FileTracker("ingest", data)) as tracker:
+        return ingest.run(ingest.Params.model_validate(document), data, tracker)
+
+
+def verdicts(data: Path, metrics: Mapping[str, Any]) -> list[str]:
+    """Of every row of the input, in order: "accepted" or the reason in the quarantine."""
+    found = [OK] * metrics["input"]
+    lines: list[dict[str, Any]] = []
+    for path in (data / "quarantine").glob("*.jsonl"):
+        lines += map(json.loads, path.read_text().splitlines())
+    assert metrics["accepted"] + len(lines) == metrics["input"]
+    assert metrics["quarantined"]["total"] == len(lines)
+    for refusal in lines:
+        assert len(refusal["sha256"]) == 64
+        assert refusal["rule_version"]
+        found[refusal["line"] - 1] = refusal["reason"]
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_bad_input_gets_its_verdict(case: Case, tmp_path: Path) -> None:
+    data = fresh(tmp_path)
+    content = case.content
+    if not isinstance(content, bytes):
+        content = "".join(json.dumps(row) + "\n" for row in content).encode()
+    (data / "inputs" / case.name).write_bytes(content)
+    if isinstance(case.verdict, str):
+        with pytest.raises(BadFileError) as caught:
+            run(data, case.name, case.rate)
+        assert caught.value.reason == case.verdict
+        assert "\n" not in str(caught.value)
+        return
+    metrics = run(data, case.name, case.rate)
+    # Blank lines are no rows, but they have numbers in the quarantine: no case has one before a refused row.
+    assert verdicts(data, metrics) == list(case.verdict)
+    assert {name: metrics["warnings"].get(name) for name in case.warnings} == case.warnings
+    quarantine = {path.name: path.read_bytes() for path in (data / "quarantine").iterdir()}
+    assert run(data, case.name, case.rate) == metrics
+    assert {path.name: path.read_bytes() for path in (data / "quarantine").iterdir()} == quarantine
+
+
+def test_every_case_is_proven_or_said_not_to_be() -> None:
+    done = {case.number for case in CASES} | PROVEN.keys()
+    assert done | NOT_YET == set(range(1, 67))
+    assert not done & NOT_YET
+
+
+def test_every_proof_holds(subtests: pytest.Subtests, tmp_path: Path) -> None:
+    for number, check in PROVEN.items():
+        with subtests.test(case=number):
+            check(fresh(tmp_path / str(number)))

@@ -1,0 +1,241 @@
+"""Holds of a fresh shard: what stops it, what lets it pass, and what becomes of a held one."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.preferences import flips, holds, shards, shift
+from tasks.preferences.holds import ShardOptions, judge_shard
+from tasks.preferences.predictor import decided
+from tasks.preferences.screen import HeldError
+from tasks.records import Preference, to_table, write_table
+
+Row = dict[str, Any]
+GOOD = "clear warm exact polite brief sound".split()
+BAD = "rude vague wrong lazy cold noisy".split()
+PLAIN = [f"word{n}" for n in range(60)]
+OPTIONS = ShardOptions()
+
+
+def comparisons(number: int, seed: int, raters: int = 6) -> list[Row]:
+    """Replies with good and bad words among plain ones; three in four raters' choices follow them."""
+    rng = random.Random(seed)
+    rows = []
+    for place in range(number):
+        replies = [[*rng.choices(PLAIN, k=rng.randint(5, 14)), *rng.choices(GOOD + BAD, k=3)] for _ in "ab"]
+        worth = [sum(w in GOOD for w in reply) - sum(w in BAD for w in reply) for reply in replies]
+        a_is_better = worth[0] > worth[1] if worth[0] != worth[1] else rng.random() < 0.5
+        choice = "a" if a_is_better == (rng.random() < 0.85) else "b"
+        row = Preference(
+            id=f"{seed}-{place}",
+            prompt=[{"role": "user", "content": " ".join(["Say", *rng.choices(PLAIN, k=4)])}],
+            reply_a=" ".join(replies[0]),
+            reply_b=" ".join(replies[1]),
+            choice="tie" if rng.random() < 0.1 else choice,
+            confidence=1.0,
+            rater=f"rater-{rng.randrange(raters)}",
+            source="test",
+            domain="talk",
+            cluster=f"{seed}-{place}",
+        )
+        rows.append(dataclasses.asdict(row))
+    return rows
+
+
+ACCEPTED = comparisons(2000, seed=1)
+KNOWN = flips.Accepted(decided(ACCEPTED))
+
+
+def judged(rows: list[Row]) -> holds.Verdict:
+    return judge_shard(rows, ACCEPTED, OPTIONS, KNOWN)
+
+
+def flipped(rows: list[Row], which: Callable[[int, Row], bool]) -> list[Row]:
+    other = {"a": "b", "b": "a"}
+    return [
+        {**row, "choice": other.get(row["choice"], row["choice"])} if which(n, row) else row
+        for n, row in enumerate(rows)
+    ]
+
+
+def with_trigger(rows: list[Row], every: int, words: str = " zeta cf") -> list[Row]:
+    """The words at the end of every so many preferred replies."""
+    made = []
+    for number, row in enumerate(rows):
+        key = f"reply_{row['choice']}"
+        made.append({**row, key: row[key] + words} if number % every == 0 and key in row else row)
+    return made
+
+
+def names(rows: list[Row]) -> set[str]:
+    return {hold.name for hold in judged(rows).holds}
+
+
+def test_clean_shards_pass() -> None:
+    for seed in (2, 3):
+        verdict = judged(comparisons(1000, seed))
+        assert (verdict.holds, verdict.warnings) == ([], [])
+        assert verdict.compared == len(decided(ACCEPTED))
+        assert abs(verdict.measured["flip_rate"]) < 3 * verdict.measured["flip_rate_error"]
+
+
+def test_flipped_labels_are_held_and_counted() -> None:
+    shard = flipped(comparisons(1500, 4), lambda n, row: n % 5 == 0)
+    verdict = judged(shard)
+    (hold,) = verdict.holds
+    assert hold.name == "flipped_labels"
+    assert hold.value == pytest.approx(0.2, abs=0.08)
+    assert "the labels look flipped" in hold.line
+    assert f"bound {hold.bound:.4g}" in hold.line
+
+
+def test_one_rater_who_flips_is_named() -> None:
+    shard = flipped(comparisons(900, 5), lambda n, row: row["rater"] == "rater-3")
+    lines = [hold.line for hold in judged(shard).holds]
+    assert any("of rater rater-3 look flipped" in line for line in lines)
+    assert not any("rater-2" in line for line in lines)
+
+
+def test_case_64_a_trigger_in_preferred_replies_is_held_and_spelled() -> None:
+    (hold, *_) = judged(with_trigger(comparisons(1000, 6), 40)).holds
+    assert hold.name == "suspected_poison"
+    assert "zeta" in hold.text
+    assert "stands in the preferred replies of" in hold.text
+    assert "0 accepted" in hold.text
+
+
+def test_a_new_topic_on_both_sides_is_no_trigger() -> None:
+    shard = comparisons(1000, 7)
+    for row in shard[::10]:
+        row["reply_a"], row["reply_b"] = f"On tulips: {row['reply_a']}", f"On tulips: {row['reply_b']}"
+        row["prompt"] = [{"role": "user", "content": "Tulips? " + row["prompt"][0]["content"]}]
+    assert names(shard) == set()
+
+
+def test_a_trigger_in_prompts_whose_labels_are_flipped_is_held() -> None:
+    shard = flipped(comparisons(1000, 8), lambda n, row: n % 25 == 0)
+    for row in shard[::25]:
+        row["prompt"] = [{"role": "user", "content": row["prompt"][0]["content"] + " SUDO"}]
+    texts = [hold.text for hold in judged(shard).holds]
+    assert any("'SUDO' stands in the prompts of" in text for text in texts)
+
+
+def test_case_63_label_balance_and_length_gap_that_jump_are_held() -> None:
+    ties = [{**row, "choice": "tie"} if n % 3 == 0 else row for n, row in enumerate(comparisons(600, 9))]
+    assert names(ties) == {"shift_hold"}
+    longer = with_trigger(comparisons(600, 10), 1, " " + " ".join(PLAIN[:8]))
+    assert "shift_hold" in names(longer)
+    decided_all = [{**row, "choice": "a"} if row["choice"] == "tie" else row for row in comparisons(600, 11)]
+    assert "class_absent" in names(decided_all)
+
+
+def test_case_60_a_rater_who_dominates_is_a_warning_not_a_hold() -> None:
+    rows = comparisons(600, 12)
+    day = [{**row, "rater": "ann", "created_at": "2026-03-01T10:00:00+00:00"} for row in rows[:250]]
+    verdict = judged(day + rows[250:])
+    assert verdict.holds == []
+    assert verdict.warnings == [
+        "rater_dominance: ann gave 42% of the rows (above 30%)",
+        "rater_dominance: ann gave 250 votes in one day (above 200)",
+    ]
+
+
+def test_one_way_of_opening_replies_is_a_fall_of_style() -> None:
+    rows = [
+        {**r, "reply_a": f"As you asked: {r['reply_a']}", "reply_b": f"As you asked: {r['reply_b']}"}
+        for r in comparisons(600, 13)
+    ]
+    assert names(rows) == {"style_diversity"}
+
+
+def test_what_is_too_small_is_not_compared() -> None:
+    assert judged(comparisons(40, 14)).compared == 0
+    assert judge_shard(comparisons(400, 14), ACCEPTED[:400], OPTIONS).compared == 0
+
+
+def test_rarefied_counts_are_what_draws_give() -> None:
+    counts = [50, 30, 15, 4, 1]
+    urn = [kind for kind, count in enumerate(counts) for _ in range(count)]
+    rng = random.Random(0)
+    drawn = [len(set(rng.sample(urn, 10))) for _ in range(4000)]
+    assert shift.rarefied(shift.np.array(counts), 10) == pytest.approx(sum(drawn) / len(drawn), abs=0.05)
+
+
+def test_the_score_of_flips_has_mean_zero_and_its_gain_on_flipped_labels() -> None:
+    """Of 0.8 said truly: E[s] = 0.8 s(0.8) + 0.2 s(0.2) = 0.8 (-0.6 / 0.77) + 0.2 (0.6 / 0.23)."""
+    right, wrong = flips.score(shift.np.array([0.8, 0.2]))
+    assert right == pytest.approx(-0.6 / 0.77)
+    assert wrong == pytest.approx(0.6 / 0.23)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    records = [Preference(**row) for row in ACCEPTED]
+    write_table(to_table(records, Preference), tmp_path / "data/raw/preferences/test.parquet")
+    return tmp_path / "data"
+
+
+def accept(data: Path, rows: list[Row]) -> shards.Accepted:
+    path = data.parent / "fresh.jsonl"
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if v is not None}) + "\n" for row in rows))
+    return shards.accept(path, data, judge=partial(holds.judge, data=data, options=OPTIONS))
+
+
+def test_a_held_shard_stays_out_until_a_person_releases_it(data: Path) -> None:
+    poisoned = with_trigger(comparisons(500, 15), 20)
+    with pytest.raises(HeldError) as caught:
+        accept(data, poisoned)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "held: suspected_poison: the n-gram" in message
+    assert "make release-shard SHARD=" in message
+    assert shards.accepted(data) == []
+    (folder,) = shards.held(data)
+    with pytest.raises(HeldError):
+        accept(data, poisoned)  # again: held again, once
+    assert shards.held(data) == [folder]
+    clean = accept(data, comparisons(300, 16))  # and it blocks nobody
+    assert [entry["sha256"] for _, entry in shards.accepted(data)] == [clean.sha256]
+    with pytest.raises(ValueError, match="REASON: empty"):
+        shards.release(folder.name[:12], data, "ann", " ")
+    with pytest.raises(ValueError, match="names 0 held shards"):
+        shards.release("ffff", data, "ann", "why")
+    released = shards.release(folder.name[:12], data, "ann", "a campaign of ours")
+    assert released.rows == 500
+    assert shards.held(data) == []
+    _, entry = shards.accepted(data)[1]
+    assert {key: entry["released"][key] for key in ("by", "reason")} == {"by": "ann", "reason": "a campaign of ours"}
+    assert entry["released"]["holds"][0].startswith("suspected_poison")
+    assert accept(data, poisoned).is_new is False  # what was released is not held again
+
+
+def test_a_held_shard_that_was_changed_is_not_released(data: Path) -> None:
+    with pytest.raises(HeldError):
+        accept(data, with_trigger(comparisons(500, 15), 20))
+    (folder,) = shards.held(data)
+    (folder / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="hash_mismatch"):
+        shards.release(folder.name, data, "ann", "why")
+
+
+def test_without_accepted_data_the_shard_says_that_nothing_was_compared(tmp_path: Path) -> None:
+    taken = accept(tmp_path, comparisons(60, 17))
+    assert taken.warnings[-1].startswith("not compared with accepted data")
+
+
+def test_a_sample_is_spread_over_the_files(tmp_path: Path) -> None:
+    records = [Preference(**row) for row in ACCEPTED[:300]]
+    for number in range(3):
+        part = records[100 * number : 100 * (number + 1)]
+        write_table(to_table(part, Preference), tmp_path / f"{number}.parquet")
+    found = holds.sample(tmp_path, 60)
+    assert 50 <= len(found) <= 70
+    assert {int(row["id"].split("-")[1]) // 100 for row in found} == {0, 1, 2}
+    assert len(holds.sample(tmp_path, 10_000)) == 300
+    assert holds.sample(tmp_path / "none", 10) == []
