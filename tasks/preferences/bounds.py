@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.preferences.duplicates import REPEATS
 from tasks.preferences.hold import Hold
+from tasks.preferences.screen import REPEATS
 from tasks.records import CHOICES, DATASETS, content_hash
 
 MIN_ROWS = 50  # below which a share says nothing

@@ -1,6 +1,7 @@
 """Clusters of prompts by number, and the texts of a record that decide where it belongs."""
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -109,6 +110,13 @@ def voter_of(record: Record) -> int:
     outcome = "decided" if record.choice in ("a", "b") else record.choice
     rater = "" if record.rater.startswith("source:") else record.rater
     return int.from_bytes(hashlib.blake2b(f"{outcome}\0{rater}".encode(), digest_size=8).digest(), "little")
+
+
+def rater_of(record: Record) -> int:
+    """32 bits for who decided between two replies; 0 where nobody did."""
+    if not isinstance(record, Preference) or record.choice not in ("a", "b"):
+        return 0
+    return zlib.crc32(record.rater.encode()) | 1
 
 
 def moved(record: Record, cluster: str) -> Record:

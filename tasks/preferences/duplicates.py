@@ -21,7 +21,6 @@ from tasks.preferences.settle import Settler, Verdict
 from tasks.records import CHOICES, Preference, Record, prompt_key
 
 R = TypeVar("R", bound=Record)
-REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})  # harmless: no reason to refuse a file
 _WINNERS = ("first", "second", *CHOICES[2:])
 _OUTCOME = 15  # bits of an outcome in what is known of a vote; the others are its row's
 _HEX = re.compile("[0-9a-f]{16}")  # a cluster that is its own 64-bit number

@@ -6,11 +6,16 @@ import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
 
+from tasks.preferences.columns import Column
 from tasks.preferences.multimap import Multimap
-from tasks.preferences.shingles import U32, Int, mix
+from tasks.preferences.shingles import U32, Int, Shingles, mix
 
 SEED = 0
+NUM_RUNS = 4  # 13-grams by which a text is found: one that holds half of it misses all four in 6 of 100 cases
 PER_BAND = 2  # texts kept of those that share a band: what makes a template's thousandth variant cheap
+
+
+Candidates = dict[int, list[int]]
 
 
 class Bands:
@@ -49,6 +54,72 @@ class Bands:
         cuts = np.searchsorted(pairs >> np.uint64(32), np.arange(len(keys) + 1))
         found = (pairs & np.uint64(0xFFFFFFFF)).tolist()
         return [found[cuts[i] : cuts[i + 1]] for i in range(len(keys))]
+
+
+class Neighbours:
+    """Where prompts, votes and long texts look for others like them."""
+
+    def __init__(self) -> None:
+        self._prompts = Bands(num_bands=12, num_rows=5)  # finds 99% at a similarity of 0.8
+        self._votes = Bands(num_bands=8, num_rows=4)  # 98.5%
+        self._runs = Multimap(per_key=2)
+        self._is_prompt, self._has_runs = Column(np.uint8), Column(np.uint8)  # of a text: whether it can be found
+
+    def parts(self) -> dict[str, Multimap | Column]:
+        maps = {"prompts": self._prompts.map, "votes": self._votes.map, "runs": self._runs}
+        return {**maps, "is_prompt": self._is_prompt, "has_runs": self._has_runs}
+
+    def prompts(self, subjects: Int, distinct: Int, found: Shingles, is_loose: npt.NDArray[np.bool_]) -> Candidates:
+        """Make prompts findable; the candidates of those that are loose: in no cluster yet.
+
+        `subjects`: their texts; `distinct`: the texts whose shingles were `found`.
+        """
+        owner = distinct[found.view_text]
+        views = np.flatnonzero(np.isin(owner, subjects))
+        views = views[np.argsort(owner[views], kind="stable")]
+        keys, owner = self._prompts.keys(*_gather(found, views)), owner[views]
+        self._is_prompt.extend(np.zeros(len(is_loose) - len(self._is_prompt), dtype=np.uint8))
+        is_new = self._is_prompt[owner] == 0
+        self._prompts.insert(keys[is_new], owner[is_new])
+        self._is_prompt[subjects] = 1
+        is_asked = is_loose[owner]
+        near: Candidates = {int(text): [] for text in subjects}
+        for text, others in zip(owner[is_asked].tolist(), self._prompts.candidates(keys[is_asked]), strict=True):
+            near[text] = sorted({*near[text], *others} - {text})
+        return near
+
+    def long_runs(self, distinct: Int, found: Shingles) -> Candidates:
+        """Make long runs of words findable; for each text those that share one."""
+        more = int(distinct.max(initial=-1)) + 1 - len(self._has_runs)
+        self._has_runs.extend(np.zeros(max(0, more), dtype=np.uint8))
+        first = np.searchsorted(found.run_text, found.run_text, side="left")
+        numbers = distinct[found.run_text]
+        is_new = (np.arange(len(first)) - first < NUM_RUNS) & (self._has_runs[numbers] == 0)
+        self._runs.insert(found.runs[is_new], numbers[is_new].astype(np.uint32))
+        self._has_runs[distinct] = 1
+        where, others = self._runs.find(found.runs)
+        pairs = np.unique((numbers[where].astype(np.uint64) << np.uint64(32)) | others)
+        sharing: Candidates = {}
+        for text, other in zip(
+            (pairs >> np.uint64(32)).tolist(), (pairs & np.uint64(0xFFFFFFFF)).tolist(), strict=True
+        ):
+            if text != other:
+                sharing.setdefault(text, []).append(other)
+        return sharing
+
+    def votes(self, numbers: Int, values: U32, starts: Int, salts: npt.NDArray[np.uint64]) -> list[list[int]]:
+        """Make votes findable, given by their numbers and shingles; the candidates of each, of the same salt."""
+        keys = self._votes.keys(values, starts, salts)
+        self._votes.insert(keys, numbers)
+        return self._votes.candidates(keys)
+
+
+def _gather(found: Shingles, views: Int) -> tuple[npt.NDArray[np.uint32], Int]:
+    """(values, starts) of some views of texts."""
+    lengths = found.views[views + 1] - found.views[views]
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    within = np.arange(int(starts[-1])) - np.repeat(starts[:-1], lengths)
+    return found.values[np.repeat(found.views[views], lengths) + within], starts
 
 
 def _power_of_two(count: int) -> int:

@@ -9,10 +9,10 @@ nearly the same texts (`near_duplicate`).
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.preferences.clusters import (
     Clusters,
@@ -22,23 +22,22 @@ from tasks.preferences.clusters import (
     is_vote,
     moved,
     prompt_texts,
+    rater_of,
     replies_of,
     voter_of,
 )
 from tasks.preferences.columns import Column, save_arrays
+from tasks.preferences.cycles import consistency
 from tasks.preferences.dialogue import fold
 from tasks.preferences.multimap import Multimap
-from tasks.preferences.neighbours import Bands
-from tasks.preferences.shingles import Int, Shingles, containment
+from tasks.preferences.neighbours import Candidates, Neighbours
+from tasks.preferences.shingles import containment
 from tasks.preferences.texts import Texts
 from tasks.records import Message, Record
 
 OVERLAP = 0.5  # of a measured text's word trigrams; Lambert 2024, arXiv:2411.15124, section 3.2, has half of its tokens
-NUM_RUNS = 4  # 13-grams by which a text is found: one that holds half of it misses all four in 6 of 100 cases
 _NOWHERE = 2**32 - 1
 _LEARNED, _MEASURED = 1, 2  # what a text was seen in: folds to learn from, folds and files to measure by
-
-Candidates = dict[int, list[int]]
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,11 @@ class _Row:
     exact: list[int]  # texts that decide the cluster where they are known: first turn, whole prompt, ranking
     replies: list[list[int]]  # of each record
     default: int  # the cluster of a prompt whose source names none, as a number
+    texts: list[int]  # what must not be both learned from and measured by: the whole prompt, the replies
 
     @property
     def whole(self) -> int:
         return self.exact[1]
-
-    @property
-    def texts(self) -> set[int]:
-        """What must not be both learned from and measured by."""
-        return {self.whole, *(text for replies in self.replies for text in replies)}
 
 
 class Settler:
@@ -71,15 +66,12 @@ class Settler:
     def __init__(self, folder: Path, shares: Mapping[str, float], jaccard: float) -> None:
         self.shares, self.jaccard = shares, jaccard
         self.texts = Texts(folder)
-        self._prompts = Bands(num_bands=12, num_rows=5)  # finds 99% at a similarity of 0.8
-        self._votes = Bands(num_bands=8, num_rows=4)  # 98.5%
-        self._runs = Multimap(per_key=2)
+        self._near = Neighbours()
         self._cluster = Column(np.uint32, _NOWHERE)  # of a text that is (the beginning of) a prompt
         self._seen = Column(np.uint8)
-        self._is_prompt = Column(np.uint8)
-        self._num_indexed = 0  # texts whose runs can be found
         self._vote_texts = tuple(Column(np.uint32) for _ in range(3))  # prompt and replies
         self._vote_kept = Column(np.uint8)
+        self._vote_rater = Column(np.uint32)  # hashed, of what decides between two replies; 0 otherwise
         self._clusters = Clusters(shares)
         self._held_out = {"rows": 0, "unreadable": 0}
 
@@ -94,8 +86,7 @@ class Settler:
         pairs = [prompt_texts(prompt) for prompt, _ in prompts]
         numbers, distinct, found = self.texts.add([text for pair in pairs for text in pair])
         self._grow()
-        self._index_prompts(np.unique(numbers), distinct, found)
-        self._num_indexed = len(self.texts)
+        self._near.prompts(np.unique(numbers), distinct, found, self._cluster.values == _NOWHERE)
         for (_, name), pair in zip(prompts, numbers.reshape(-1, 2).tolist(), strict=True):
             cluster = self._clusters.declared(name, source)
             for text in pair:
@@ -120,14 +111,20 @@ class Settler:
         """Clusters, those of each side, and how many first turns and whole prompts the largest one has."""
         placed = self._cluster.values[self._cluster.values != _NOWHERE]
         largest = int(np.bincount(placed).max(initial=0))
-        return {"clusters": {**self._clusters.count(), "largest": largest}, "held_out": dict(self._held_out)}
+        is_decided = (self._vote_kept.values == 1) & (self._vote_rater.values != 0)
+        votes = [column.values[is_decided] for column in (*self._vote_texts, self._vote_rater)]
+        return {
+            "clusters": {**self._clusters.count(), "largest": largest},
+            "consistency": consistency(*votes),
+            "held_out": dict(self._held_out),
+        }
 
     def save(self, folder: Path) -> None:
         """Write everything to a new folder; shingles are linked, not copied."""
         folder.mkdir()
         self.texts.save(folder)
         save_arrays(folder / "settled.npz", {name: part.values for name, part in self._parts().items()})
-        state = {"clusters": self._clusters.names(), "held_out": self._held_out, "indexed": self._num_indexed}
+        state = {"clusters": self._clusters.names(), "held_out": self._held_out}
         (folder / "settled.json").write_text(json.dumps(state), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
@@ -138,17 +135,17 @@ class Settler:
                 part.restore(held[name])
         state = json.loads((folder / "settled.json").read_text(encoding="utf-8"))
         self._clusters.rename(state["clusters"])
-        self._held_out, self._num_indexed = state["held_out"], state["indexed"]
+        self._held_out = state["held_out"]
 
     @property
     def nbytes(self) -> int:
         return self.texts.nbytes + sum(part.nbytes for part in self._parts().values())
 
     def _parts(self) -> dict[str, Column | Multimap]:
-        maps = {"prompts": self._prompts.map, "votes": self._votes.map, "runs": self._runs}
-        columns = {"cluster": self._cluster, "seen": self._seen, "is_prompt": self._is_prompt}
-        voted = {f"vote_{n}": column for n, column in enumerate(self._vote_texts)}
-        return {**maps, **columns, **voted, "vote_kept": self._vote_kept, **self._clusters.columns}
+        columns = {"cluster": self._cluster, "seen": self._seen, "vote_kept": self._vote_kept}
+        columns |= {"vote_rater": self._vote_rater, **self._clusters.columns}
+        columns |= {f"vote_{n}": column for n, column in enumerate(self._vote_texts)}
+        return {**self._near.parts(), **columns}
 
     def _judge(
         self, row: _Row, votes: dict[int, tuple[int, list[int]]], near: Candidates, sharing: Candidates, source: str
@@ -204,7 +201,7 @@ class Settler:
         """A long text of the other kind of fold that a row holds, or is held in."""
         kind = _kind(self._clusters.side(cluster))
         other_kind = _LEARNED + _MEASURED - kind
-        for text in sorted(row.texts):
+        for text in row.texts:
             for other in (text, *sharing.get(text, ())):
                 if self._seen[other] & other_kind and not is_other(other):
                     part, whole = (other, text) if kind == _LEARNED else (text, other)
@@ -241,19 +238,15 @@ class Settler:
             folded += [reply for of_record in replies for reply in of_record]
         numbers, distinct, found = self.texts.add(folded)
         self._grow()
-        take = iter(numbers.tolist())
-        rows = [
-            _Row(
-                records,
-                [next(take) for _ in exact],
-                [[next(take) for _ in range(count)] for count in counts],
-                default_number(exact[0]),
-            )
-            for records, (exact, counts) in zip(batch, shapes, strict=True)
-        ]
+        take, rows = iter(numbers.tolist()), []
+        for records, (texts, counts) in zip(batch, shapes, strict=True):
+            known = list(islice(take, len(texts)))
+            said = [list(islice(take, count)) for count in counts]
+            both = sorted({known[1], *chain.from_iterable(said)})
+            rows.append(_Row(records, known, said, default_number(texts[0]), both))
         subjects = np.unique(np.array([text for row in rows for text in row.exact[:2]], dtype=np.int64))
-        near = self._index_prompts(subjects, distinct, found)
-        return rows, near, self._index_runs(distinct, found)
+        near = self._near.prompts(subjects, distinct, found, self._cluster.values == _NOWHERE)
+        return rows, near, self._near.long_runs(distinct, found)
 
     def _take_votes(self, rows: Sequence[_Row]) -> list[dict[int, tuple[int, list[int]]]]:
         """For each row {which of its records: (number of the vote, candidates it may repeat)}."""
@@ -262,60 +255,23 @@ class Settler:
         sets = [np.concatenate([self.texts.shingles(text) for text in parts]) for parts in texts]
         starts = np.concatenate([[0], np.cumsum([len(values) for values in sets])]).astype(np.int64)
         salts = np.array([voter_of(rows[n].records[i]) for n, i in places], dtype=np.uint64)
-        keys = self._votes.keys(np.concatenate(sets) if sets else np.zeros(0, dtype=np.uint32), starts, salts)
         numbers = len(self._vote_kept) + np.arange(len(places))
         for column, values in zip(self._vote_texts, zip(*texts, strict=True), strict=bool(texts)):
             column.extend(np.array(values, dtype=np.uint32))
         self._vote_kept.extend(np.zeros(len(places), dtype=np.uint8))
-        self._votes.insert(keys, numbers)
+        self._vote_rater.extend([rater_of(rows[n].records[i]) for n, i in places])
+        every = np.concatenate(sets) if sets else np.zeros(0, dtype=np.uint32)
+        near = self._near.votes(numbers, every, starts, salts)
         found: list[dict[int, tuple[int, list[int]]]] = [{} for _ in rows]
-        for (n, i), number, others in zip(places, numbers.tolist(), self._votes.candidates(keys), strict=True):
+        for (n, i), number, others in zip(places, numbers.tolist(), near, strict=True):
             found[n][i] = number, others
         return found
 
-    def _index_prompts(self, subjects: Int, distinct: Int, found: Shingles) -> Candidates:
-        """Make prompts findable; the candidates of those that stand in no cluster yet."""
-        owner = distinct[found.view_text]
-        views = np.flatnonzero(np.isin(owner, subjects))
-        views = views[np.argsort(owner[views], kind="stable")]
-        keys, owner = self._prompts.keys(*_gather(found, views)), owner[views]
-        is_new = self._is_prompt[owner] == 0
-        self._prompts.insert(keys[is_new], owner[is_new])
-        self._is_prompt[subjects] = 1
-        is_loose = self._cluster[owner] == _NOWHERE
-        near: Candidates = {int(text): [] for text in subjects}
-        for text, others in zip(owner[is_loose].tolist(), self._prompts.candidates(keys[is_loose]), strict=True):
-            near[text] = sorted({*near[text], *others} - {text})
-        return near
-
-    def _index_runs(self, distinct: Int, found: Shingles) -> Candidates:
-        """Make long runs of words findable; for each text those that share one."""
-        first = np.searchsorted(found.run_text, found.run_text, side="left")
-        numbers = distinct[found.run_text]
-        is_new = (np.arange(len(first)) - first < NUM_RUNS) & (numbers >= self._num_indexed)
-        self._runs.insert(found.runs[is_new], numbers[is_new].astype(np.uint32))
-        self._num_indexed = len(self.texts)
-        where, others = self._runs.find(found.runs)
-        pairs = np.unique((numbers[where].astype(np.uint64) << np.uint64(32)) | others)
-        sharing: Candidates = {}
-        for text, other in zip((pairs >> np.uint64(32)).tolist(), (pairs & np.uint64(_NOWHERE)).tolist(), strict=True):
-            if text != other:
-                sharing.setdefault(text, []).append(other)
-        return sharing
-
     def _grow(self) -> None:
         """The columns that speak of texts hold as many as there are."""
-        for column, fill in ((self._cluster, _NOWHERE), (self._seen, 0), (self._is_prompt, 0)):
+        for column, fill in ((self._cluster, _NOWHERE), (self._seen, 0)):
             column.extend(np.full(len(self.texts) - len(column), fill))
 
 
 def _kind(side: str) -> int:
     return _LEARNED if side in ("train", "judge") else _MEASURED
-
-
-def _gather(found: Shingles, views: Int) -> tuple[npt.NDArray[np.uint32], Int]:
-    """(values, starts) of some views of texts."""
-    lengths = found.views[views + 1] - found.views[views]
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    within = np.arange(int(starts[-1])) - np.repeat(starts[:-1], lengths)
-    return found.values[np.repeat(found.views[views], lengths) + within], starts

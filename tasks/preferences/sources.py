@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.preferences import screen, tabular
-from tasks.preferences.duplicates import REPEATS, Index
+from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS, Format, detect
 from tasks.preferences.rules import Rules
-from tasks.preferences.screen import BadFileError, Refusal, RefusedError, Row
+from tasks.preferences.screen import REPEATS, BadFileError, Refusal, RefusedError, Row
 from tasks.preferences.staging import Staging, Tally
 from tasks.records import DATASETS, Demonstration, Preference, Prompt, Record, prompt_key, row_id
 

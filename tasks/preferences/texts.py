@@ -82,7 +82,8 @@ class Texts:
         self._offsets.extend(self._size + ends - lengths[is_new])
         self._hashes.extend(hashes[is_new])
         self._lengths.extend(lengths[is_new])
-        self._numbers.extend([numbers_hash(text) for text, new in zip(distinct, is_new.tolist(), strict=True) if new])
+        said = zip(distinct, is_new.tolist(), found.has_numbers.tolist(), strict=True)
+        self._numbers.extend([numbers_hash(text) if has_numbers else 0 for text, new, has_numbers in said if new])
         self._size += len(kept)
         os.write(self._segments[-1].file, kept.tobytes())
         self._recent = {int(number): found.of(i) for i, number in enumerate(numbers)}
