@@ -81,49 +81,52 @@ CODE = ("ingest", "evaluation/refusals", "preferences", "records", "world", "wor
 class Params(stage.Params):
     seed: int
     world: world.WorldParams
-    folds: Shares = Shares(judge=0.25, dev=0.05, test=0.18, sealed=0.0)
+    folds: Shares
     sources: Annotated[
         tuple[Annotated[AnySource, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
-    near_jaccard: Annotated[float, Field(gt=0, le=1)] = 0.8  # of two texts' shingles, from which they are near
-    held_out: tuple[str, ...] = ()  # files of data/inputs that no row may be near to, or hold much of
     rules: RulesOptions = RulesOptions()
+    near_jaccard: Annotated[float, Field(gt=0, le=1)]  # of two texts' shingles, from which they are near
+    held_out: tuple[str, ...]  # files of data/inputs that no row may be near to, or hold much of
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     runs = data / "runs" / "ingest"
-    shutil.rmtree(runs / "staged", ignore_errors=True)
+    for folder in ("staged", "index"):
+        shutil.rmtree(runs / folder, ignore_errors=True)
     rules = Rules.read(params.rules, data, refusals.declines)
     for note in rules.report()["notes"]:
         sys.stderr.write(f"ingest: WARNING: {note}\n")
-    with tracker.phase("read"), closing(Staging(runs / "staged")) as staging:
-        readings, start = _readings(params, data, rules), partial(_start, params, data)
-        tallies, index = kept.take(readings, _basis(params, data, rules), staging, runs / "kept", start)
-    with tracker.phase("publish"), closing(index):
+    settler = Settler(runs / "index", params.folds.model_dump(), params.near_jaccard)
+    index, staging = Index(settler), Staging(runs / "staged")
+    with tracker.phase("read"), closing(settler), closing(staging):
+        readings, basis = _readings(params, data, rules), _basis(params, data, rules)
+        tallies = kept.take(
+            readings, basis, staging, index, runs / "kept", partial(_hold_out, params, data, index, settler)
+        )
+    with tracker.phase("publish"):
         publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
-        found = index.settler.report() if index.settler else {}
-    shutil.rmtree(runs / "staged")
-    return {**_metrics(tallies), "rules": rules.report(), **found}
+    for folder in ("staged", "index"):
+        shutil.rmtree(runs / folder)
+    return _metrics(tallies) | {
+        "rules": rules.report(),
+        "held_out": index.held_out,
+        "clusters": settler.report(),
+        "consistency": settler.consistency(),
+    }
 
 
-def _start(params: Params, data: Path, known: Path | None) -> Index:
-    """What is known before the first source that has to be read; `known`: an index that was kept."""
-    work = data / "runs" / "ingest" / "staged" / "shingles"
-    settler = Settler(work, params.folds.model_dump(), params.near_jaccard)
-    if known is not None:
-        return Index.load(known, settler)
-    for name in params.held_out:
-        hold_out(_input(name, data), settler)
-    return Index(settler)
+def _hold_out(params: Params, data: Path, index: Index, settler: Settler) -> None:
+    index.held_out = {name: hold_out(_input(name, data), settler) for name in params.held_out}
 
 
 def _basis(params: Params, data: Path, rules: Rules) -> str:
     """What the verdicts on every source depend on."""
     held_out = [content_hash(_input(name, data)) for name in params.held_out]
-    options = params.model_dump(mode="json", exclude={"sources"})
-    return json.dumps([kept.code_version(*CODE), options, held_out, rules.key])
+    own = params.model_dump(mode="json", exclude={"sources"})
+    return json.dumps([kept.code_version(*CODE), own, rules.key, held_out])
 
 
 def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:

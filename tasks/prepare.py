@@ -53,9 +53,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         judged = _judge(params, data)
     work = Preparation(params, shares, tokens.Encoder(tokenizer), judged)
     planting = Preparation(params, shares, work.encoder, judged)  # counts apart: no figure is about what is planted
-    with tracker.phase("tokenise"):
-        rows = {name: work.table(data, name) for name in TABLES if name != "pairs"}
-        rows["pairs"] = work.table(data, "pairs", planting)
+    rows = {name: work.table(data, name, tracker) for name in TABLES if name != "pairs"}
+    rows["pairs"] = work.table(data, "pairs", tracker, planting)
     for name in ("demonstrations", "prompts"):
         if not all(rows[name].values()):
             raise ValueError(
@@ -112,35 +111,49 @@ class Preparation:
         self.weights: dict[str, float] = dict.fromkeys(FOLDS, 0.0)  # of pairs
         self.num_truncated = 0
 
-    def table(self, data: Path, name: str, planting: "Preparation | None" = None) -> dict[str, int]:
+    def table(
+        self, data: Path, name: str, tracker: FileTracker, planting: "Preparation | None" = None
+    ) -> dict[str, int]:
         """Write one prepared table, at its end what is planted by `planting`; the rows of each of its files."""
         raw, columns, convert = TABLES[name]
         # Nothing but training may see a demonstration.
         files = {"train": "rows"} if name == "demonstrations" else {fold: fold for fold in FOLDS}
+        wanted = {*files, *(() if name == "demonstrations" else (SEALED,))}
         left_out = self.left_out[name] = Counter()
         writer = Writer(data / "prepared" / name, columns, list(files.values()))
         sealed = Writer(data / "sealed" / name, columns, ["rows"])
         for batch in batches(data / "raw" / raw):
-            self.encoder.remember(row[key] for row in batch for key in _REPLIES if row.get(key))
-            for row in batch:
-                fold = fold_of(row["cluster"], self.shares)
-                try:
-                    if fold not in files and (fold != SEALED or name == "demonstrations"):
-                        raise LeftOut("other_fold")
-                    kept = convert(self, row)
-                    if fold == SEALED:
-                        sealed.add("rows", kept)
-                        raise LeftOut(SEALED)
-                    writer.add(files[fold], kept)
-                    self.weights[fold] += kept.get("weight", 0.0)
-                except LeftOut as reason:
-                    left_out[str(reason)] += 1
+            with tracker.phase("split"):
+                folds = [fold_of(row["cluster"], self.shares) for row in batch]
+            with tracker.phase("tokenise"):
+                self.encoder.remember(row[key] for row in batch for key in _REPLIES if row.get(key))
+                kept = [
+                    self._convert(convert, row) if fold in wanted else "other_fold"
+                    for row, fold in zip(batch, folds, strict=True)
+                ]
+            with tracker.phase("split"):
+                for row, fold in zip(kept, folds, strict=True):
+                    if isinstance(row, str):
+                        left_out[row] += 1
+                    elif fold == SEALED:
+                        left_out[SEALED] += 1
+                        sealed.add("rows", row)
+                    else:
+                        writer.add(files[fold], row)
+                        self.weights[fold] += row.get("weight", 0.0)
         sealed.close()
         counts = dict(writer.counts)
         if planting is not None:
             planting.plant(data, writer, self.weights)
         writer.close()
         return counts
+
+    def _convert(self, convert: "Callable[[Preparation, Row], Row]", row: Row) -> Row | str:
+        """The row as tokens, or why it is left out."""
+        try:
+            return convert(self, row)
+        except LeftOut as reason:
+            return str(reason)
 
     def plant(self, data: Path, writer: Writer, weights: Mapping[str, float]) -> None:
         """The canary's comparisons among those to learn from; they become tokens as every other row does.

@@ -9,7 +9,8 @@ they carry timestamps.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,13 @@ from tasks.preferences import bounds
 from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
 from tasks.preferences.screen import RefusedError
-from tasks.preferences.tables import batches
+from tasks.preferences.tables import column_batches
 from tasks.records import DATASETS, content_hash
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Row = dict[str, Any]
+Columns = dict[str, list[Any]]
 
 
 class Params(stage.Params):
@@ -51,7 +52,21 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     with tracker.phase("hold"):
         held = _held(data, params.holds)
     stage.write_json(data / "contract.json", {name: content_hash(params.suites / f"{name}.json") for name in DATASETS})
-    return {name: _summary(len(frames[name]), found) for name, found in outcomes.items()} | {"holds": held}
+    return {
+        **{name: _summary(len(frames[name]), found) for name, found in outcomes.items()},
+        "taxonomy": _taxonomy(outcomes),
+        "holds": held,
+    }
+
+
+def _taxonomy(outcomes: Mapping[str, list[Outcome]]) -> list[dict[str, Any]]:
+    """The cells of the task x failure-case taxonomy that the suites ask for, and how many rows each has."""
+    return [
+        {**outcome.quota, "rows": outcome.observed or 0, "covered": outcome.success}
+        for found in outcomes.values()
+        for outcome in found
+        if outcome.quota is not None
+    ]
 
 
 def _held(data: Path, options: HoldOptions) -> dict[str, Any]:
@@ -68,24 +83,23 @@ def frame(dataset: str, folder: Path) -> "DataFrame":
     """What the expectations speak about: short columns derived from the rows, never the texts themselves."""
     import pandas as pd
 
-    derive = _DERIVED[dataset]
-    parts = [pd.DataFrame([_common(row) | derive(row) for row in batch]) for batch in batches(folder)]
-    filled = [part for part in parts if len(part)]
-    if not filled:
-        names = [*_common(_BLANK), *derive(_BLANK)]
-        return pd.DataFrame({name: [] for name in names})
-    return pd.concat(filled, ignore_index=True)
+    parts = [pd.DataFrame(_derived(dataset, columns)) for columns in column_batches(folder) if columns["id"]]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(_derived(dataset, _NOTHING))
 
 
-def _common(row: Row) -> Row:
+def _derived(dataset: str, columns: Columns) -> Columns:
+    prompts = columns["prompt"]
     return {
-        "id": row["id"],
-        "source": row["source"],
-        "cluster": row["cluster"],
-        "num_messages": len(row["prompt"]),
-        "roles_ok": _roles_ok(row["prompt"]),
-        "prompt_chars": sum(len(message["content"]) for message in row["prompt"]),
+        **_of(columns, "id", "source", "cluster"),
+        "num_messages": list(map(len, prompts)),
+        "roles_ok": list(map(_roles_ok, prompts)),
+        "prompt_chars": [sum(len(message["content"]) for message in prompt) for prompt in prompts],
+        **_DERIVED[dataset](columns),
     }
+
+
+def _of(columns: Columns, *names: str) -> Columns:
+    return {name: columns[name] for name in names}
 
 
 def _roles_ok(prompt: list[Any]) -> bool:
@@ -96,42 +110,57 @@ def _roles_ok(prompt: list[Any]) -> bool:
     return True
 
 
-def _demonstration(row: Row) -> Row:
-    return {"domain": row["domain"], "reply_chars": len(row["reply"].strip())}
+def _stripped(texts: list[str]) -> list[int]:
+    return [len(text.strip()) for text in texts]
 
 
-def _preference(row: Row) -> Row:
-    a, b, choice = len(row["reply_a"]), len(row["reply_b"]), row["choice"]
+def _demonstration(columns: Columns) -> Columns:
+    return {**_of(columns, "domain"), "reply_chars": _stripped(columns["reply"])}
+
+
+def _preference(columns: Columns) -> Columns:
+    texts = list(zip(columns["reply_a"], columns["reply_b"], strict=True))
     return {
-        "domain": row["domain"],
-        "reply_a_chars": len(row["reply_a"].strip()),
-        "reply_b_chars": len(row["reply_b"].strip()),
-        "replies_differ": row["reply_a"] != row["reply_b"],
-        "choice": choice,
-        "prefers_a": {"a": 1.0, "b": 0.0}.get(choice, 0.5),
-        "prefers_longer": 0.5 if choice not in ("a", "b") or a == b else float((a > b) == (choice == "a")),
-        "confidence": row["confidence"],
-        "rater": row["rater"],
+        **_of(columns, "domain"),
+        "reply_a_chars": _stripped(columns["reply_a"]),
+        "reply_b_chars": _stripped(columns["reply_b"]),
+        "replies_differ": [a != b for a, b in texts],
+        **_of(columns, "choice"),
+        "prefers_a": [_PREFERS_A.get(choice, 0.5) for choice in columns["choice"]],
+        "prefers_longer": [
+            _prefers_longer(len(a), len(b), choice) for (a, b), choice in zip(texts, columns["choice"], strict=True)
+        ],
+        **_of(columns, "confidence", "rater"),
     }
 
 
-def _safety(row: Row) -> Row:
-    return {"category": row["category"], "expected": row["expected"]}
+_PREFERS_A = {"a": 1.0, "b": 0.0}
 
 
-def _prompt(row: Row) -> Row:
-    return {"domain": row["domain"], "verifier_ok": row["verifier"] is None or _has_kind(row["verifier"])}
+def _prefers_longer(a: int, b: int, choice: str) -> float:
+    return 0.5 if choice not in ("a", "b") or a == b else float((a > b) == (choice == "a"))
 
 
-def _solution(row: Row) -> Row:
-    labels = row["labels"]
+def _safety(columns: Columns) -> Columns:
+    return _of(columns, "category", "expected")
+
+
+def _prompt(columns: Columns) -> Columns:
+    known = [verifier is None or _has_kind(verifier) for verifier in columns["verifier"]]
+    return {**_of(columns, "domain"), "verifier_ok": known}
+
+
+def _solution(columns: Columns) -> Columns:
+    steps, labels, correct = columns["steps"], columns["labels"], columns["correct"]
     return {
-        "domain": row["domain"],
-        "num_steps": len(row["steps"]),
-        "shortest_step_chars": min((len(step.strip()) for step in row["steps"]), default=0),
-        "steps_are_lines": not any("\n" in step for step in row["steps"]),
-        "label_per_step": len(labels) == len(row["steps"]),
-        "says_something": any(label is not None for label in (*labels, row["correct"])),
+        **_of(columns, "domain"),
+        "num_steps": list(map(len, steps)),
+        "shortest_step_chars": [min(_stripped(each), default=0) for each in steps],
+        "steps_are_lines": [not any("\n" in step for step in each) for each in steps],
+        "label_per_step": [len(each) == len(of_it) for each, of_it in zip(steps, labels, strict=True)],
+        "says_something": [
+            any(label is not None for label in (*of_it, right)) for of_it, right in zip(labels, correct, strict=True)
+        ],
     }
 
 
@@ -143,21 +172,14 @@ def _has_kind(verifier: str) -> bool:
     return isinstance(found, dict) and "kind" in found
 
 
-_DERIVED: dict[str, Callable[[Row], Row]] = {
+_DERIVED: dict[str, Callable[[Columns], Columns]] = {
     "demonstrations": _demonstration,
     "preferences": _preference,
     "safety": _safety,
     "prompts": _prompt,
     "solutions": _solution,
 }
-_BLANK: Row = {
-    **dict.fromkeys(("id", "source", "cluster", "domain", "category", "reply", "reply_a", "reply_b"), ""),
-    **dict.fromkeys(("choice", "rater", "expected"), ""),
-    **{name: [] for name in ("prompt", "steps", "labels")},
-    "correct": None,
-    "verifier": None,
-    "confidence": 1.0,
-}
+_NOTHING: Columns = {field.name: [] for record in DATASETS.values() for field in fields(record)}
 
 
 def _sentence(dataset: str, outcome: Outcome) -> str:

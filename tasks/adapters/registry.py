@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -103,20 +102,13 @@ def unpack_policy(package: Path, target: Path) -> Path:
 
 def package_reward(members: Sequence[Path], target: Path) -> None:
     """The members' folders and the code that scores with them, as an MLflow python function."""
+    import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", "prompt"), ColSpec("string", "reply")]), outputs=Schema([ColSpec("double")])
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about type hints, which the signature given here replaces
-        _save_pyfunc(members, target, signature)
-
-
-def _save_pyfunc(members: Sequence[Path], target: Path, signature: Any) -> None:
-    import mlflow
-
     mlflow.pyfunc.save_model(
         str(target),
         python_model=str(Path(__file__).with_name("reward_model.py")),

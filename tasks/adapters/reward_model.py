@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas  # by this type hint MLflow knows a table, and warns of nothing
 from mlflow.pyfunc import PythonModel
 
 
@@ -23,8 +24,8 @@ class RewardModel(PythonModel):  # type: ignore[misc]
             network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
             self.members.append((AutoTokenizer.from_pretrained(folder), network, settings))
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> list[float]:
-        return [self._score(row.prompt, row.reply) for row in model_input.itertuples()]
+    def predict(self, context: Any, model_input: pandas.DataFrame, params: Any = None) -> list[float]:
+        return [self._score(str(row.prompt), str(row.reply)) for row in model_input.itertuples()]
 
     def _score(self, prompt: str, reply: str) -> float:
         """The head is read at the last token of prompt + reply + eos, or as the mean over the reply's tokens."""

@@ -48,12 +48,16 @@ class WarmProcess:
         if self._process is None:
             # It ends when its stdin does, so also when this process is killed. In this session, for a process can only
             # join groups of its own; in a group of its own, so that Ctrl-C is this process's to handle.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.adapters.warm", self.address, *self._libraries],
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                process_group=0,
-            )
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+                listening.bind(self.address)  # here: whoever asks from now on waits, however slowly it starts
+                listening.listen()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "tasks.adapters.warm", str(listening.fileno()), *self._libraries],
+                    env=self._environment,
+                    stdin=subprocess.PIPE,
+                    process_group=0,
+                    pass_fds=[listening.fileno()],
+                )
 
     def __enter__(self) -> "WarmProcess":
         return self
@@ -93,7 +97,7 @@ def hand_over(module: str, argv: Sequence[str]) -> int | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(address)
-        except OSError:  # not there yet, or gone: this process can do it as well
+        except OSError:  # gone: this process can do it as well
             return None
         socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
         answer = connection.recv(1)
@@ -107,12 +111,10 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def serve(address: str, libraries: Sequence[str]) -> None:
-    """Fork for every request, for ever."""
+def serve(descriptor: int, libraries: Sequence[str]) -> None:
+    """Fork for every request at this listening socket, for ever."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        server.bind(address)
-        server.listen()
+    with socket.socket(fileno=descriptor) as server:
         for library in libraries:
             importlib.import_module(library)
         threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -184,4 +186,4 @@ def _end_with_stdin() -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2:])
+    serve(int(sys.argv[1]), sys.argv[2:])

@@ -29,17 +29,18 @@ _HEX = re.compile("[0-9a-f]{16}")  # a cluster that is its own 64-bit number
 class Index:
     """An index over the records of all sources: 16 bytes for each of a few keys per record.
 
-    `save` and `load` carry it from run to run, so that a fresh shard is held against the past without reading it.
+    `save` and `restore` carry it from run to run, so that a fresh shard is held against the past without reading it.
     """
 
     def __init__(self, settler: Settler | None = None) -> None:
-        self.settler = settler
+        self._settler = settler
         # All keys are 64-bit hashes: two of ten million rows collide with a chance of 3e-6.
         self._contradicted: dict[int, int] = {}  # vote whose every row is refused -> `row_key` of the one accepted
         self._votes = Table()  # vote -> its row's key, who won, and whether the order was swapped
         self._ids = Table()  # kind of record and id -> content
         self._clusters = Table()  # prompt -> cluster
         self._names: dict[int, str] = {}  # of clusters that a source declared
+        self.held_out: dict[str, dict[str, int]] = {}  # files of evaluation rows, and their counts
 
     def place(self, record: R) -> R:
         """Give a record the cluster under which its prompt was first seen: a prompt is never on two sides."""
@@ -54,15 +55,15 @@ class Index:
 
     def settle(self, batch: Sequence[Sequence[Record]], source: str) -> list[Verdict]:
         """What becomes of rows, given as the records made of each; without a settler all are kept."""
-        if self.settler is None:
+        if self._settler is None:
             return [Verdict([self.place(record) for record in records]) for records in batch]
-        return self.settler.settle(batch, source)
+        return self._settler.settle(batch, source)
 
     def trust(self, records: Sequence[R], source: str) -> list[R]:
         """Records of a source that knows which of its prompts belong together."""
-        if self.settler is not None:
+        if self._settler is not None:
             prompts = {(record.cluster, prompt_key(record.prompt)): record for record in records}
-            self.settler.trust([(record.prompt, record.cluster) for record in prompts.values()], source)
+            self._settler.trust([(record.prompt, record.cluster) for record in prompts.values()], source)
         return [self.place(record) for record in records]
 
     def reason(self, record: Record) -> str | None:
@@ -100,26 +101,21 @@ class Index:
             table.save(folder / f"{name}.npy")
         pairs = sorted(self._contradicted.items())
         names = {str(cluster): name for cluster, name in self._names.items()}
-        (folder / "index.json").write_bytes(orjson.dumps({"contradicted": pairs, "names": names}))
-        if self.settler is not None:
-            self.settler.save(folder / "settled")
+        known = {"contradicted": pairs, "names": names, "held_out": self.held_out}
+        (folder / "index.json").write_bytes(orjson.dumps(known))
+        if self._settler is not None:
+            self._settler.save(folder / "settled")
 
-    @classmethod
-    def load(cls, folder: Path, settler: Settler | None = None) -> "Index":
-        """What was saved; `settler`: a new one, where a settler was saved too."""
-        index = cls(settler)
-        if settler is not None:
-            settler.load(folder / "settled")
-        for name, table in index._tables().items():
+    def restore(self, folder: Path) -> None:
+        """Know what was saved; for a new index."""
+        for name, table in self._tables().items():
             table.update(np.load(folder / f"{name}.npy"))
         known = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        index._contradicted = dict(known["contradicted"])
-        index._names = {int(cluster): name for cluster, name in known["names"].items()}
-        return index
-
-    def close(self) -> None:
-        if self.settler is not None:
-            self.settler.close()
+        self._contradicted = dict(known["contradicted"])
+        self._names = {int(cluster): name for cluster, name in known["names"].items()}
+        self.held_out = known["held_out"]
+        if self._settler is not None:
+            self._settler.load(folder / "settled")
 
     def _tables(self) -> dict[str, Table]:
         return {"votes": self._votes, "ids": self._ids, "clusters": self._clusters}

@@ -12,8 +12,8 @@ from tasks.preferences.sources import SAMPLE, open_rows
 _BATCH = 2000
 
 
-def hold_out(path: Path, settler: Settler) -> None:
-    """Hold out the rows of a file in any known format.
+def hold_out(path: Path, settler: Settler) -> dict[str, int]:
+    """Hold out the rows of a file in any known format; how many there are, and how many could not be read.
 
     Raises FileNotFoundError or BadFileError where none can be.
     """
@@ -24,6 +24,7 @@ def hold_out(path: Path, settler: Settler) -> None:
     if not sample:
         raise BadFileError(path, "wrong_format", "no row can be read; give the evaluation set in a known format")
     form = detect(sample, path)
+    counts = {"rows": 0, "unreadable": 0}
     every = chain(head, rows)
     while batch := list(islice(every, _BATCH)):
         held = []
@@ -32,4 +33,7 @@ def hold_out(path: Path, settler: Settler) -> None:
                 held += [form.convert(row.value, path.name)] if isinstance(row, Row) else []
             except RefusedError:
                 continue
-        settler.hold_out(held, num_unreadable=len(batch) - len(held))
+        settler.hold_out(held)
+        counts["rows"] += len(held)
+        counts["unreadable"] += len(batch) - len(held)
+    return counts

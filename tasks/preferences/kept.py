@@ -37,17 +37,25 @@ class Reading:
 
 
 def take(
-    readings: Sequence[Reading], basis: str, staging: Staging, folder: Path, start: Callable[[Path | None], Index]
-) -> tuple[dict[str, Tally], Index]:
+    readings: Sequence[Reading],
+    basis: str,
+    staging: Staging,
+    index: Index,
+    folder: Path,
+    begin: Callable[[], None] = lambda: None,
+) -> dict[str, Tally]:
     """Stage every source in turn, from what is kept in `folder` as far as that goes.
 
-    `basis`: whatever else verdicts depend on, beside the code (see `code_version`); `start`: a new index, or the one
-    saved in a folder.
+    `basis`: whatever else verdicts depend on. `begin` tells a new index what comes before all sources.
     """
     keys = list(accumulate((f"{each.name}\0{each.identity}" for each in readings), _chained, initial=basis))[1:]
     places = [folder / key for key in keys]
     done = max((n for n, place in _intact(places) if (place / "index").is_dir()), default=0)
-    index = start(places[done - 1] / "index" if done else None)
+    _forget(folder, places)  # first: a file of the index is shared, and what is kept beyond `done` is lost now
+    if done:
+        index.restore(places[done - 1] / "index")
+    else:
+        begin()
     tallies: dict[str, Tally] = {}
     for number, (reading, place) in enumerate(zip(readings, places, strict=True)):
         if number < done:
@@ -58,8 +66,10 @@ def take(
             _keep(staging, reading.name, tallies[reading.name], place)
     if done < len(places):
         _save(index, places[-1] / "index")
-    _forget(folder, places, done)
-    return tallies, index
+    for number, place in enumerate(places, 1):
+        if number not in (done, len(places)):  # the newest, and the one before it, to which one may go back
+            shutil.rmtree(place / "index", ignore_errors=True)
+    return tallies
 
 
 def code_version(*packages: str) -> str:
@@ -117,11 +127,7 @@ def _save(index: Index, folder: Path) -> None:
     unfinished.replace(folder)
 
 
-def _forget(folder: Path, places: Sequence[Path], done: int) -> None:
-    """Leave what this run used or made; of indexes the newest, and the one before it, to which one may go back."""
+def _forget(folder: Path, places: Sequence[Path]) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path not in places:
             shutil.rmtree(path)
-    for number, place in enumerate(places, 1):
-        if number not in (done, len(places)):
-            shutil.rmtree(place / "index", ignore_errors=True)

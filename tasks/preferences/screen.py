@@ -22,7 +22,7 @@ from tasks.preferences import plain
 from tasks.preferences.plain import MAX_DEPTH
 
 RULE_VERSION = "1"  # of all rules a row can be refused by; raise it when one changes
-REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})  # harmless: no reason to refuse a file
+REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})  # refusals that say nothing of quality
 MAX_ROW_BYTES = 4 << 20
 MAX_DIGITS = 19  # what a 64-bit integer holds
 MAX_RATIO = 200  # of unpacked to packed bytes; text reaches about 10, a gzip bomb 1,000

@@ -73,7 +73,6 @@ class Settler:
         self._vote_kept = Column(np.uint8)
         self._vote_rater = Column(np.uint32)  # hashed, of what decides between two replies; 0 otherwise
         self._clusters = Clusters(shares)
-        self._held_out = {"rows": 0, "unreadable": 0}
 
     def settle(self, batch: Sequence[Sequence[Record]], source: str) -> list[Verdict]:
         """The verdict on every row of a batch, given as the records made of it, which all have one prompt."""
@@ -93,11 +92,9 @@ class Settler:
                 if self._cluster[text] == _NOWHERE:
                     self._cluster[text] = cluster
 
-    def hold_out(self, batch: Sequence[Sequence[Record]], num_unreadable: int = 0) -> None:
+    def hold_out(self, batch: Sequence[Sequence[Record]]) -> None:
         """Rows of an evaluation set: whatever is near them, or holds much of them, is refused from now on."""
         rows, _, _ = self._take(batch)
-        self._held_out["rows"] += len(rows)
-        self._held_out["unreadable"] += num_unreadable
         for row in rows:
             for text in row.exact:
                 self._cluster[text] = self._clusters.held_out
@@ -107,25 +104,22 @@ class Settler:
     def close(self) -> None:
         self.texts.close()
 
-    def report(self) -> dict[str, dict[str, int]]:
+    def report(self) -> dict[str, int]:
         """Clusters, those of each side, and how many first turns and whole prompts the largest one has."""
         placed = self._cluster.values[self._cluster.values != _NOWHERE]
-        largest = int(np.bincount(placed).max(initial=0))
+        return {**self._clusters.count(), "largest": int(np.bincount(placed).max(initial=0))}
+
+    def consistency(self) -> dict[str, int]:
+        """What `cycles.consistency` says of the votes that were kept."""
         is_decided = (self._vote_kept.values == 1) & (self._vote_rater.values != 0)
-        votes = [column.values[is_decided] for column in (*self._vote_texts, self._vote_rater)]
-        return {
-            "clusters": {**self._clusters.count(), "largest": largest},
-            "consistency": consistency(*votes),
-            "held_out": dict(self._held_out),
-        }
+        return consistency(*(column.values[is_decided] for column in (*self._vote_texts, self._vote_rater)))
 
     def save(self, folder: Path) -> None:
         """Write everything to a new folder; shingles are linked, not copied."""
         folder.mkdir()
         self.texts.save(folder)
         save_arrays(folder / "settled.npz", {name: part.values for name, part in self._parts().items()})
-        state = {"clusters": self._clusters.names(), "held_out": self._held_out}
-        (folder / "settled.json").write_text(json.dumps(state), encoding="utf-8")
+        (folder / "clusters.json").write_text(json.dumps(self._clusters.names()), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Become what was saved."""
@@ -133,9 +127,7 @@ class Settler:
         with np.load(folder / "settled.npz") as held:
             for name, part in self._parts().items():
                 part.restore(held[name])
-        state = json.loads((folder / "settled.json").read_text(encoding="utf-8"))
-        self._clusters.rename(state["clusters"])
-        self._held_out = state["held_out"]
+        self._clusters.rename(json.loads((folder / "clusters.json").read_text(encoding="utf-8")))
 
     @property
     def nbytes(self) -> int:

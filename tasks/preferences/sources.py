@@ -80,8 +80,7 @@ def _accept(row: Row, source: Source, form: Format, index: Index, tally: Tally) 
         if all(reasons):
             raise RefusedError(reasons[0])
     except RefusedError as refused:
-        excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True)) if refused.keeps_excerpt else ""
-        return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt, refused.rule_version)
+        return _refuse(row, refused)
     if row.value.keys() - form.fields:
         tally.warnings["unknown_field"] += 1
     kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
@@ -97,7 +96,7 @@ def _settle(
     refusals = []
     for (row, _), verdict in zip(rows, index.settle([records for _, records in rows], source.name), strict=True):
         if verdict.reason is not None:
-            refusals.append(_refuse(row, verdict.reason, verdict.near))
+            refusals.append(_refuse(row, RefusedError(verdict.reason), verdict.near))
             continue
         tally.accepted += 1
         kept = verdict.records
@@ -109,9 +108,9 @@ def _settle(
     return refusals
 
 
-def _refuse(row: Row, reason: str, near: str | None = None) -> Refusal:
-    excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True))
-    return Refusal(row.line, row.byte_offset, row.sha256, reason, excerpt, near=near)
+def _refuse(row: Row, refused: RefusedError, near: str | None = None) -> Refusal:
+    excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True)) if refused.keeps_excerpt else ""
+    return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt, refused.rule_version, near)
 
 
 def _derive(record: Record, source: Source) -> list[Record]:

@@ -13,13 +13,19 @@ _BATCH = 5000
 
 def batches(folder: Path) -> Iterator[list[dict[str, Any]]]:
     """The rows of every parquet file of a folder, in name order."""
+    for columns in column_batches(folder):
+        yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def column_batches(folder: Path) -> Iterator[dict[str, list[Any]]]:
+    """As `batches`, by column: a fraction of the time where not every row is looked at as a whole."""
     paths = sorted(folder.glob("*.parquet"))
     if not paths:
         raise FileNotFoundError(f"{folder}: no parquet file; run the stage that writes it")
     for path in paths:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(_BATCH):
-                yield batch.to_pylist()
+                yield {name: batch.column(name).to_pylist() for name in batch.schema.names}
 
 
 class Writer:

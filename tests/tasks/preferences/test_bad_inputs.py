@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import pytest
 
 from tasks import ingest
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences.screen import BadFileError
+from tasks.preferences import holds, shards
+from tasks.preferences.screen import BadFileError, HeldError
+from tasks.records import Preference, to_table, write_table
+from tests.tasks.preferences.shard_votes import comparisons, with_trigger
 
 # Cases that nothing here proves yet. A number is in this set or has a case, never both.
-NOT_YET = {3, 18, 28, *range(38, 54), *range(57, 67)}
+NOT_YET = {3, 18, 28, *range(38, 54), 57, 58, 59, 61, 62, 65, 66}
 
 OK = "accepted"
 WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
@@ -164,6 +168,40 @@ def verdicts(data: Path, metrics: Mapping[str, Any]) -> list[str]:
         assert refusal["rule_version"]
         found[refusal["line"] - 1] = refusal["reason"]
     return found
+
+
+def taken(data: Path, rows: list[dict[str, Any]]) -> shards.Accepted:
+    """Votes sent as a fresh shard to a data folder in which others were accepted."""
+    if not (data / "raw").exists():
+        known = [Preference(**row) for row in comparisons(900, seed=1)]
+        write_table(to_table(known, Preference), data / "raw/preferences/known.parquet")
+    path = data / "inputs/fresh.jsonl"
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if v is not None}) + "\n" for row in rows))
+    return shards.accept(path, data, judge=partial(holds.judge, data=data, options=holds.ShardOptions()))
+
+
+@proves(60)
+def _(data: Path) -> None:
+    one_rater = [{**row, "rater": "ann"} if n % 2 else row for n, row in enumerate(comparisons(200, seed=2))]
+    (warning,) = taken(data, one_rater).warnings
+    assert warning.startswith("rater_dominance: ann gave 5")
+
+
+@proves(63)
+def _(data: Path) -> None:
+    ties = [{**row, "choice": "tie"} if n % 2 else row for n, row in enumerate(comparisons(400, seed=2))]
+    with pytest.raises(HeldError, match="held: shift_hold: the share of the choice `tie` moved"):
+        taken(data, ties)
+    longer = with_trigger(comparisons(400, seed=2), 1, " and so on and on and on and on")
+    with pytest.raises(HeldError, match="shift_hold: the length gap moved"):
+        taken(data, longer)
+
+
+@proves(64)
+def _(data: Path) -> None:
+    with pytest.raises(HeldError, match=r"held: suspected_poison: the n-gram '.*zeta"):
+        taken(data, with_trigger(comparisons(600, seed=2), 40))
+    assert shards.accepted(data) == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

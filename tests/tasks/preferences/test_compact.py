@@ -75,7 +75,8 @@ def test_an_index_loaded_goes_on_as_the_one_saved(tmp_path: Path) -> None:
     assert {reason for _, reason in expected} >= {None, "exact_duplicate", "self_contradiction", "id_conflict"}
     found = judge(first, rows[:200])
     first.save(tmp_path)
-    second = Index.load(tmp_path)
+    second = Index()
+    second.restore(tmp_path)
     found += judge(second, rows[200:])
     assert found == expected
     assert sorted(second.contradicted) == sorted(whole.contradicted)

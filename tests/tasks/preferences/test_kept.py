@@ -33,6 +33,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(staging, "GROUP", 3)
     monkeypatch.setattr(staging, "PART", 2)
     (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs/held.jsonl").write_text(lines(votes(300)))
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards/index.json").write_text('{"shards": []}')
     bad = [*votes(3), *votes(4, choice="b"), *votes(90, choice="c")]
@@ -43,6 +44,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(data: Path, **params: Any) -> Mapping[str, Any]:
     world = {"num_demonstrations": 60, "num_preferences": 40, "num_raters": 3, "length_bias": 0.0}
     document = {"seed": 0, "world": world, "sources": [{"kind": "file", "path": "a.jsonl"}], "max_quarantine_rate": 0.5}
+    document |= {"folds": {"judge": 0.25, "dev": 0.05, "test": 0.18, "sealed": 0.05}, "near_jaccard": 0.8}
+    document |= {"held_out": ["held.jsonl"]}
     with closing(FileTracker("ingest", data)) as tracker:
         return ingest.run(ingest.Params.model_validate(document | params), data, tracker)
 
