@@ -37,7 +37,7 @@ from tasks.records import Message, Record
 
 OVERLAP = 0.5  # of a measured text's word trigrams; Lambert 2024, arXiv:2411.15124, section 3.2, has half of its tokens
 _NOWHERE = 2**32 - 1
-_LEARNED, _MEASURED = 1, 2  # what a text was seen in: folds to learn from, folds and files to measure by
+_LEARNED, _MEASURED, _HELD_OUT = 1, 2, 4  # what a text was seen in: folds to learn from and to measure by, held out
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Settler:
             for text in row.exact:
                 self._cluster[text] = self._clusters.held_out
             for text in row.texts:
-                self._seen[text] |= _MEASURED
+                self._seen[text] |= _HELD_OUT
 
     def close(self) -> None:
         self.texts.close()
@@ -192,11 +192,12 @@ class Settler:
     def _leaks_from(self, row: _Row, cluster: int, sharing: Candidates, is_other: Callable[[int], bool]) -> int | None:
         """A long text of the other kind of fold that a row holds, or is held in."""
         kind = _kind(self._clusters.side(cluster))
-        other_kind = _LEARNED + _MEASURED - kind
+        others = _HELD_OUT | (_LEARNED + _MEASURED - kind)
         for text in row.texts:
             for other in (text, *sharing.get(text, ())):
-                if self._seen[other] & other_kind and not is_other(other):
-                    part, whole = (other, text) if kind == _LEARNED else (text, other)
+                if self._seen[other] & others and not is_other(other):
+                    is_held_here = kind == _MEASURED and not self._seen[other] & _HELD_OUT
+                    part, whole = (text, other) if is_held_here else (other, text)
                     if containment(self.texts.shingles(part), self.texts.shingles(whole)) >= OVERLAP:
                         return int(other)
         return None

@@ -27,6 +27,7 @@ Int = npt.NDArray[np.int64]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’“”…–—")
 _NUMBER = re.compile(r"\d+")
+_CLOSING = " .!?。"
 _UNSPACED = re.compile("([\u2e80-\ud7ff\uf900-\ufaff])")  # scripts without spaces: every character is a word
 
 
@@ -159,7 +160,8 @@ def _word_grams(flat: U64, starts: Int, ends: Int, texts: Int, offsets: tuple[in
 
 
 def _character_grams(folded: list[str], texts: Int) -> tuple[U64, Int]:
-    padded = [f"\x02{text}\x03".ljust(5, "\0") for text in folded]  # its ends count: "item 1" is not within "item 10"
+    # The ends of a text count ("item 1" is not within "item 10"), but not how its last sentence is closed.
+    padded = [f"\x02{text.rstrip(_CLOSING)}\x03".ljust(5, "\0") for text in folded]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
     lengths = np.array([len(text) for text in padded], dtype=np.int64)
     ends = np.cumsum(lengths)

@@ -210,6 +210,14 @@ def test_replies_equal_after_tokenisation_are_left_out(tmp_path: Path) -> None:
     assert metrics["left_out"]["pairs"] == {"identical_after_tokenization": 1}
 
 
+def test_replies_that_cutting_would_make_equal_are_told_from_those_that_are_too_long(tmp_path: Path) -> None:
+    long = "word " * 100
+    rows = [preference(ask(1), reply=f"{long} yes"), preference(ask(1), reply=f"No {long}")]
+    same = Preference(**{**vars(rows[0]), "reply_b": f"{long} no"})
+    metrics = run(write(tmp_path, records(preferences=[same, rows[1]])))
+    assert metrics["left_out"]["pairs"] == {"identical_after_truncation": 1, "too_long": 1}
+
+
 def test_another_base_brings_its_own_tokenizer(tmp_path: Path) -> None:
     base = tokens.train(["some other text"] * 3, 280)
     base.pad_token = base.eos_token

@@ -20,10 +20,11 @@ from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import holds, shards
 from tasks.preferences.screen import BadFileError, HeldError
 from tasks.records import Preference, to_table, write_table
+from tests.tasks import test_prepare
 from tests.tasks.preferences.shard_votes import comparisons, with_trigger
 
 # Cases that nothing here proves yet. A number is in this set or has a case, never both.
-NOT_YET = {3, 18, 28, *range(38, 54), 57, 58, 59, 61, 62, 65, 66}
+NOT_YET = {3, 18, 28, *range(42, 54), 57, 58, 59, 61, 62, 65, 66}
 
 OK = "accepted"
 WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
@@ -67,6 +68,12 @@ def line(content: bytes) -> bytes:
 
 def votes(*changes: dict[str, Any]) -> list[dict[str, Any]]:
     return [VOTE, *({**VOTE, "prompt": f"Name river {n}.", **change} for n, change in enumerate(changes))]
+
+
+# A reply of many words, and the same but for one of them.
+TOLD = " ".join(f"word{n} of{n % 7}" for n in range(30))
+NEAR = {**VOTE, "reply_a": TOLD}
+AGAIN = {**VOTE, "reply_a": TOLD.replace("of3 word4", "of3 term4")}
 
 
 def without(row: dict[str, Any], key: str) -> dict[str, Any]:
@@ -122,6 +129,8 @@ CASES = [
     Case(35, "swapped, consistent", [VOTE, SWAPPED], [OK, "duplicate_swapped"]),
     Case(36, "contradiction of a rater", [VOTE, {**SWAPPED, "choice": "a"}], ["self_contradiction"] * 2),
     Case(37, "contradiction between raters", [VOTE, {**VOTE, "rater": "bob", "choice": "b"}], [OK, OK]),
+    Case(38, "nearly the same vote again", [NEAR, AGAIN, {**AGAIN, "rater": "bob"}], [OK, "near_duplicate", OK]),
+    Case(38, "other numbers", votes({"prompt": "What is 12 and 3?"}, {"prompt": "What is 12 and 4?"}), [OK] * 3),
     Case(54, "a row above the size limit", line(b'{"prompt": "' + b"x" * (5 << 20) + b'"}'), [OK, "row_too_large"]),
     Case(55, "an id used again", votes({"id": "r1"}, {"id": "r1"}), [OK, OK, "id_conflict"]),
     Case(56, "ids that are paths", votes({"id": "../x"}, {"id": "a/b"}), [OK, "bad_id", "bad_id"]),
@@ -140,6 +149,26 @@ def proves(number: int) -> Callable[[Callable[[Path], None]], Callable[[Path], N
     return register
 
 
+@proves(39)
+def what_a_held_out_set_holds_is_refused(data: Path) -> None:
+    rows = [VOTE, {**AGAIN, "prompt": "Else?", "rater": "bob"}, {**VOTE, "prompt": "name a RIVER"}, votes({})[1]]
+    for name, content in (("held.jsonl", [NEAR]), ("rows.jsonl", rows)):
+        (data / "inputs" / name).write_text("".join(json.dumps(row) + "\n" for row in content))
+    metrics = run(data, "rows.jsonl", held_out=["held.jsonl"])
+    assert verdicts(data, metrics) == ["contamination"] * 3 + [OK]
+    assert metrics["held_out"]["held.jsonl"] == {"rows": 1, "unreadable": 0}
+
+
+@proves(40)
+def what_is_too_long_is_left_out_with_its_reason(data: Path) -> None:
+    test_prepare.test_what_is_too_long_is_counted_and_never_cut(data)
+
+
+@proves(41)
+def what_cutting_would_make_equal_is_left_out_with_its_reason(data: Path) -> None:
+    test_prepare.test_replies_that_cutting_would_make_equal_are_told_from_those_that_are_too_long(data)
+
+
 def fresh(folder: Path) -> Path:
     """An empty data folder."""
     (folder / "inputs").mkdir(parents=True)
@@ -148,11 +177,11 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def run(data: Path, name: str, rate: float = 1.0) -> dict[str, Any]:
+def run(data: Path, name: str, rate: float = 1.0, **options: Any) -> dict[str, Any]:
     """The metrics of ingest for one file (or folder) of data/inputs."""
     document = {"seed": 0, "world": WORLD, "max_quarantine_rate": rate, "sources": [{"kind": "file", "path": name}]}
     with closing(FileTracker("ingest", data)) as tracker:
-        return ingest.run(ingest.Params.model_validate(document), data, tracker)
+        return ingest.run(ingest.Params.model_validate(document | options), data, tracker)
 
 
 def verdicts(data: Path, metrics: Mapping[str, Any]) -> list[str]:
