@@ -5,6 +5,7 @@ Sets are read for candidates alone; memory holds a few numbers for each text.
 
 import json
 import os
+import shutil
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +53,7 @@ class Texts:
         save_arrays(folder / "texts.npz", {name: part.values for name, part in self._parts().items()})
         starts = [segment.start for segment in self._segments]
         for number, segment in enumerate(self._segments):
-            os.link(segment.path, folder / f"{number:05}.u32")
+            _share(segment.path, folder / f"{number:05}.u32")
         (folder / "texts.json").write_text(json.dumps({"starts": starts, "size": self._size}), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
@@ -121,3 +122,11 @@ class Texts:
         is_same = self._hashes[numbers] == hashes[where]
         found[where[is_same]] = numbers[is_same]
         return found
+
+
+def _share(path: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
