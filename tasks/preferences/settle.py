@@ -2,7 +2,7 @@
 
 Order of arrival decides, so nothing that comes later changes a verdict: a prompt joins the cluster of the earliest
 prompt near it. A row is refused that would join clusters on different sides of the split (`cluster_bridge`), that
-holds much of what the other kind of fold holds (`contamination`), or that says again what the same rater said of
+holds much of a prompt of the other kind of fold (`contamination`), or that says again what the same rater said of
 nearly the same texts (`near_duplicate`).
 """
 
@@ -155,8 +155,8 @@ class Settler:
         for text in row.exact:
             if self._cluster[text] == _NOWHERE:
                 self._cluster[text] = cluster
-        for text in row.texts:
-            self._seen[text] |= _kind(self._clusters.side(cluster))
+        # Not the replies: a model declines a hundred prompts in the same words. Those of a file held out count.
+        self._seen[row.whole] |= _kind(self._clusters.side(cluster))
         for i, (vote, _) in votes.items():
             self._vote_kept[vote] = i not in repeated
         return Verdict([moved(record, name) for i, record in enumerate(row.records) if i not in repeated])
