@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.preferences import dialogue
+from tasks.preferences.clusters import HELD_OUT
 from tasks.preferences.dialogue import fold
 from tasks.preferences.folds import fold_of
 from tasks.preferences.multimap import Multimap
-from tasks.preferences.settle import HELD_OUT, Settler, Verdict
+from tasks.preferences.settle import Settler, Verdict
 from tasks.preferences.shingles import containment, shingle, similarity
 from tasks.records import Demonstration, Message, Preference, Record
 
@@ -258,12 +259,13 @@ def test_near_prompts_never_stand_on_two_sides(
 
 def test_similarity_is_jaccard_of_the_sets() -> None:
     long, short = text(1, 30), "how do i bake bread"
-    sets = shingle([long, edit(long, 9), short, short + "!", "x", ""])
+    sets = shingle([long, edit(long, 9), short, short + "s", "x", "", short + "!?"])
     assert similarity(sets.of(0), sets.of(1)) == pytest.approx(25 / 31)  # 28 trigrams, 3 of them changed
-    ends = f"\x02{short}\x03", f"\x02{short}!\x03"
+    ends = f"\x02{short}\x03", f"\x02{short}s\x03"
     one, other = ({value[i : i + 5] for i in range(len(value) - 4)} for value in ends)
     assert similarity(sets.of(2), sets.of(3)) == pytest.approx(len(one & other) / len(one | other))
     assert similarity(sets.of(4), sets.of(5)) == 0
+    assert similarity(sets.of(2), sets.of(6)) == 1
     assert containment(sets.of(0), sets.of(1)) == pytest.approx(25 / 28)
     assert containment(sets.of(2), sets.of(2)) == 0  # a few words are no leak
 
