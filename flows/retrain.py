@@ -23,6 +23,8 @@ from tasks.adapters.graph import Step
 from tasks.adapters.workspace import Workspace
 from tasks.preferences.screen import HeldError
 
+ACCEPTED = "data/raw/preferences"  # what fresh comparisons are held against
+
 
 def retrain(
     recipe: str | None = None,
@@ -55,7 +57,7 @@ def retrain(
                 if version is not None and version.version is not None:
                     versions.remember(space)
         report = summary.write(space, run.results, version, started)
-    publish(report)
+    publish(report, space.data)
     say(summary.table(report))
     if run.cancelled:
         return Cancelled(message="cancelled; `make run` goes on from here")
@@ -80,6 +82,7 @@ def take(space: Workspace, fresh: Path) -> None:
     # What `make mine` wrote in this very workspace contradicts the accepted labels by design.
     is_mined = fresh.resolve().is_relative_to((space.data / "runs/mine").resolve())
     judge = None if is_mined else partial(holds.judge, data=space.data, options=options)
+    graph.restore(space.root, ACCEPTED)  # a clone has it in DVC's cache at most
     taken = shards.accept(fresh, space.data, judge=judge)
     say(f"{fresh}: {taken.rows} rows for {taken.dataset}" + ("" if taken.is_new else ", which had them already"))
     for warning in taken.warnings:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +32,13 @@ _MESSAGES = {
     "cached": "outputs restored from the run cache; nothing was executed",
     "unchanged": "its inputs turned out as they were; nothing was executed",
 }
+
+
+# key of the artifact, page under data/, what it is
+PAGES = (
+    ("data-docs", "runs/validate/data_docs/index.html", "Great Expectations on the data of the last run"),
+    ("data-card", "card.html", "What the models learn from"),
+)
 
 
 class Run:
@@ -68,7 +76,7 @@ class Run:
             thread.join()
         recovery.clear_torn_lock(self.space.root)  # of a `dvc` that was stopped just now
         failed = error is not None or bool(self.errors) or self.cancelled
-        for path in ("runs/validate/data_docs", "report.html"):
+        for path in ("runs/validate/data_docs", "report.html", "card.html", "reports/card.json"):
             self.journal.attach(self.space.data / path)
         self.journal.end("FAILED" if failed else "FINISHED", graph.read_lock(self.space.root))
         self._ship_all()
@@ -187,10 +195,13 @@ def _identity(space: Workspace, flow_run: Any) -> tuple[str, dict[str, str]]:
     return (flow_run.name if flow_run is not None else time.strftime("retrain-%Y%m%d-%H%M%S")), tags
 
 
-def publish(report: dict[str, Any]) -> None:
-    """The summary as Prefect artifacts: a table of the stages, the figures as text."""
-    from prefect.artifacts import create_markdown_artifact, create_table_artifact
+def publish(report: dict[str, Any], data: Path) -> None:
+    """The summary as Prefect artifacts: a table of the stages, the figures as text, links to the pages on the data."""
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
     rows = [{"stage": name, **row} for name, row in report["stages"].items()]
     create_table_artifact(key="stages", table=rows, description="How each stage ended")
     create_markdown_artifact(key="summary", markdown=summary.markdown(report), description="The run in figures")
+    for key, page, what in PAGES:
+        if (data / page).is_file():
+            create_link_artifact(key=key, link=(data / page).resolve().as_uri(), link_text=what, description=what)

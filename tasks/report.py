@@ -6,14 +6,13 @@ writes  data/report.html (deterministic: no date, no seconds, no run id)
 
 import csv
 import json
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from tasks import records
-from tasks.adapters import stage
+from tasks.adapters import html, stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import page
 
@@ -33,31 +32,13 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     reports = {name: _read_json(data / f"reports/{name}.json") for name in [*REPORTS, *rewards]}
     curves = {name: read_curve(data / f"curves/{name}.csv") for name in [*rewards, *CURVES]}
     items, pairs = (_read_rows(data / path) for path in (ITEMS, PAIRS))
-    html = render(page.build(reports, curves, items, pairs, params.num_samples))
-    (data / "report.html").write_text(html, encoding="utf-8", newline="\n")
-    return {"num_bytes": len(html.encode())}
+    text = render(page.build(reports, curves, items, pairs, params.num_samples))
+    (data / "report.html").write_text(text, encoding="utf-8", newline="\n")
+    return {"num_bytes": len(text.encode())}
 
 
 def render(content: dict[str, Any]) -> str:
-    """The page as HTML. Every value is escaped and made visible on its way out: replies are hostile text."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=visible
-    )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=content)
-
-
-def visible(value: Any) -> Any:
-    """Text with its control, direction and other invisible characters written out, as \u27e8U+202E\u27e9."""
-    if type(value) is not str:  # Markup is a str too: it is the template's own, already through here
-        return value
-    return "".join(c if c in "\n\t" or _shows(c) else f"\u27e8U+{ord(c):04X}\u27e9" for c in value)
-
-
-def _shows(character: str) -> bool:
-    # Cc control, Cf format (bidi, zero width, tags), Cs surrogate, Co private use, Zl and Zp line breaks in disguise
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return html.render(TEMPLATE, page=content)
 
 
 def read_curve(path: Path) -> page.Curve:

@@ -9,7 +9,7 @@ they carry timestamps.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,21 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     with tracker.phase("hold"):
         held = _held(data, params.holds)
     stage.write_json(data / "contract.json", {name: content_hash(params.suites / f"{name}.json") for name in DATASETS})
-    return {name: _summary(len(frames[name]), found) for name, found in outcomes.items()} | {"holds": held}
+    return {
+        **{name: _summary(len(frames[name]), found) for name, found in outcomes.items()},
+        "taxonomy": _taxonomy(outcomes),
+        "holds": held,
+    }
+
+
+def _taxonomy(outcomes: Mapping[str, list[Outcome]]) -> list[dict[str, Any]]:
+    """The cells of the task x failure-case taxonomy that the suites ask for, and how many rows each has."""
+    return [
+        {**outcome.quota, "rows": outcome.observed or 0, "covered": outcome.success}
+        for found in outcomes.values()
+        for outcome in found
+        if outcome.quota is not None
+    ]
 
 
 def _held(data: Path, options: HoldOptions) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Outcome:
     unexpected: int | None  # rows that break it; None for an expectation about the table as a whole
     observed: Any  # the value of such an expectation
     examples: list[dict[str, Any]]
+    quota: dict[str, Any] | None = None  # {task, case, least} of a cell of the taxonomy
 
 
 def read_suite(path: Path) -> list[dict[str, Any]]:
@@ -116,7 +117,7 @@ def _run(
 
 def _outcome(result: dict[str, Any], suite: Path) -> Outcome:
     config, found = result["expectation_config"], result["result"]
-    subject = config["kwargs"].get("column") or ""
+    subject = config["kwargs"].get("column") or config["kwargs"].get("row_condition") or ""
     name = f"{config['type']}({subject})"
     if message := _exception(result["exception_info"]):
         raise RuntimeError(f"{suite}: {name}: Great Expectations failed: {message}")
@@ -128,7 +129,15 @@ def _outcome(result: dict[str, Any], suite: Path) -> Outcome:
         unexpected=found.get("unexpected_count"),
         observed=found.get("observed_value"),
         examples=list(found.get("partial_unexpected_index_list") or [])[:NUM_EXAMPLES],
+        quota=_quota(config),
     )
+
+
+def _quota(config: dict[str, Any]) -> dict[str, Any] | None:
+    meta = config.get("meta") or {}
+    if not {"task", "case"} <= meta.keys():
+        return None
+    return {"task": meta["task"], "case": meta["case"], "least": config["kwargs"].get("min_value", 0)}
 
 
 def _exception(info: dict[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,17 @@ def version_shards(root: Path) -> None:
             record = root / f"{SHARDS}.dvc"
             if not record.is_file() or repo.status(targets=[str(record)]):
                 repo.add([str(root / SHARDS)])
+
+
+def restore(root: Path, path: str) -> None:
+    """Bring back an output that dvc.lock names and that is missing here, where DVC's cache has it."""
+    from dvc.exceptions import CheckoutError
+    from dvc.repo import Repo
+
+    known = {out["path"] for stage in read_lock(root)["stages"].values() for out in stage.get("outs") or []}
+    if path in known and not (root / path).exists():
+        with chdir(root), Repo() as repo, suppress(CheckoutError):
+            repo.checkout(targets=[path])
 
 
 def _ordered(upstream: dict[str, tuple[str, ...]]) -> list[str]:

@@ -54,7 +54,7 @@ def triggers(shard: Corpus, scores: Floats, old: Corpus, alpha: float) -> list[T
     return list({(each.where, each.prompts, each.accepted): each for each in reversed(found)}.values())[::-1]
 
 
-def _one_sided(corpus: Corpus, order: int, wanted: ngrams.Hashes | None = None) -> "Tally":
+def one_sided(corpus: Corpus, order: int, wanted: ngrams.Hashes | None = None) -> "Tally":
     """Of each n-gram: in how many prompts it stands in the preferred reply alone, in how many in the refused alone."""
     found, of_text = ngrams.ngrams(*corpus.reply_ids, order)
     if wanted is not None:
@@ -94,12 +94,12 @@ def _tally(grams: ngrams.Hashes, prompts: Ints, signs: Ints) -> Tally:
 
 
 def _in_replies(shard: Corpus, old: Corpus, order: int, alpha: float) -> list[Trigger]:
-    tally = _one_sided(shard, order)
+    tally = one_sided(shard, order)
     often = np.maximum(tally.preferred, tally.refused) >= MIN_PROMPTS
     grams, better, worse = tally.grams[often], tally.preferred[often], tally.refused[often]
     if not len(grams):
         return []
-    known_better, known_worse = _one_sided(old, order, grams).of(grams)
+    known_better, known_worse = one_sided(old, order, grams).of(grams)
     before = known_better + known_worse
     # Twice unlikely: so frequent, were shard and accepted one urn; so one-sided, were sides drawn by a coin.
     rare = _more_frequent(better + worse, before, shard.num_prompts, old.num_prompts) * len(tally.grams)

@@ -36,6 +36,7 @@ def workspace(root: Path) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["world"] |= {"num_demonstrations": 400, "num_preferences": 100}
     params["model"]["max_length"] = 4096
+    params["validate"]["holds"]["max_quarantine_rate"] = 0.1
     params["ingest"] |= {
         "sources": [{"kind": "world"}, {"kind": "file", "path": "votes.jsonl"}],
         "max_quarantine_rate": 0.1,
@@ -43,7 +44,9 @@ def workspace(root: Path) -> None:
     for folder in ("inputs", "shards"):
         (root / "data" / folder).mkdir(parents=True)
     (root / "data/shards/index.json").write_text('{"shards": []}')
-    (root / "data/expectations").symlink_to(ROOT / "data/expectations")
+    for path in (ROOT / "data").iterdir():
+        if path.name == "expectations" or path.suffix in (".json", ".md", ".jsonl"):
+            (root / "data" / path.name).symlink_to(path)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
 
 

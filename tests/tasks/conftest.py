@@ -11,7 +11,7 @@ import yaml
 from tasks.adapters import stage
 
 ROOT = Path(__file__).parents[2]
-STAGES = "ingest validate prepare sft collect reward judge objective align evaluate gate report".split()
+STAGES = "ingest validate prepare sft collect reward judge objective align evaluate gate card report".split()
 TINY = {
     "world": {"num_demonstrations": 400, "num_preferences": 600},
     "model": {"hidden_size": 32, "num_layers": 1, "intermediate_size": 64, "vocab_size": 500},

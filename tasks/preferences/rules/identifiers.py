@@ -22,6 +22,9 @@ from tasks.preferences.rules.placeholders import Entity
 _DIGITS = DIGITS.encode()
 MIN_DIGITS = 4  # of an address as 1.1.1.1; any number below has more
 _DENSE = re.compile(r"\d(?:[ .()/-]{0,2}\d){5,}")  # every number below has so many digits close together
+_BEFORE, _AFTER = 16, 48  # characters of a number around its digits: letters of an IBAN, a country, brackets
+_DOTTED = re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d")  # in every IPv4 address
+_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:")  # in every IPv6 address
 _EMAIL = re.compile(
     r"(?<![\w.+%-])[\w.+%-]{1,64}+@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w-])"
 )
@@ -63,7 +66,12 @@ def find(text: str) -> Iterator[Entity]:
 
 
 def _numbers(text: str) -> Iterator[Entity]:
-    for match in _IBAN.finditer(text):
+    spans = list(_spans(text))
+
+    def matches(pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        return (match for start, end in spans for match in pattern.finditer(text, start, end))
+
+    for match in matches(_IBAN):
         compact = match[0].replace(" ", "")
         length = IBAN_LENGTHS.get(compact[:2], 0)
         if is_iban(compact[:length]):
@@ -71,33 +79,49 @@ def _numbers(text: str) -> Iterator[Entity]:
             for _ in range(length):  # the pattern may have run on into the next word
                 end += 1 + (text[end] == " ")
             yield Entity(match.start(), end, "iban", compact[:length])
-    for match in _CARD.finditer(text):
+    for match in matches(_CARD):
         if is_card(only_digits(match[0])):
             yield _entity(match, "card", only_digits(match[0]))
     for pattern, is_one in NATIONAL_IDS:
-        for match in pattern.finditer(text):
+        for match in matches(pattern):
             if is_one(match[0]):
                 yield _entity(match, "national_id", re.sub(r"\W", "", match[0]).upper())
     phones = {}
-    for match in _PHONE.finditer(text):
+    for match in matches(_PHONE):
         number = only_digits(match[0])
         if is_phone(match, text[max(0, match.start() - 48) : match.start()], number):
             phones[number] = match
             yield _entity(match, "phone", number[-10:])
     if phones:  # said once to be a phone, it is one where it is repeated
-        for match in _PHONE.finditer(text):
+        for match in matches(_PHONE):
             if only_digits(match[0]) in phones:
                 yield _entity(match, "phone", only_digits(match[0])[-10:])
 
 
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where digits are close together, with room for what a number may have before and after them.
+
+    A pattern that may begin anywhere costs as much per character as a whole screen; few characters are near digits.
+    """
+    start = end = -1
+    for match in _DENSE.finditer(text):
+        if match.start() - _BEFORE > end:
+            if end > 0:
+                yield start, end
+            start = max(0, match.start() - _BEFORE)
+        end = match.end() + _AFTER
+    if end > 0:
+        yield start, end
+
+
 def _addresses(text: str) -> Iterator[Entity]:
-    if text.count(".") >= 3:
+    if _DOTTED.search(text):
         for match in _IPV4.finditer(text):
             if is_ip(match[0]) and not text[max(0, match.start() - 12) : match.start()].lower().rstrip().endswith(
                 ("version", "v", "release", "section")
             ):
                 yield _entity(match, "ip", match[0])
-    if text.count(":") >= 3:
+    if _COLONS.search(text):
         for match in _IPV6.finditer(text):
             if is_ip(match[0]):
                 yield _entity(match, "ip", match[0].lower())

@@ -1,5 +1,6 @@
 """What of DVC's graph has to run, on the toy pipeline."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,3 +77,17 @@ def test_accepted_shards_come_under_dvcs_care_and_back_from_its_cache(toy: Path)
     rows.rmdir()
     graph.plan(toy)
     assert sorted(path.name for path in rows.iterdir()) == ["one.jsonl", "two.jsonl"]
+
+
+def test_an_output_comes_back_from_the_cache_where_the_cache_has_it(toy: Path) -> None:
+    graph.restore(toy, "data/raw/preferences")  # nothing ran yet
+    repro()
+    folder = toy / "data/raw/preferences"
+    shutil.rmtree(folder)
+    graph.restore(toy, "data/raw/preferences")
+    assert (folder / "part.json").is_file()
+    shutil.rmtree(folder)
+    shutil.rmtree(toy / ".dvc/cache")
+    graph.restore(toy, "data/raw/preferences")
+    graph.restore(toy, "data/nothing")
+    assert not (folder / "part.json").exists()
