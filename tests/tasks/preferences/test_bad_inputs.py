@@ -13,7 +13,6 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,18 +20,16 @@ from typing import Any
 
 import pytest
 
-from tasks import ingest
-from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import holds, shards
 from tasks.preferences.screen import BadFileError, HeldError
 from tasks.records import Preference, to_table, write_table
+from tests.tasks import test_ingest
 from tests.tasks.preferences.shard_votes import comparisons, with_trigger
 
 # Cases that nothing here proves yet. A number is in this set or has a case, never both.
 NOT_YET = {18, *range(38, 54), 58, 59, 61, 62}
 
 OK = "accepted"
-WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
 
 
 @dataclass(frozen=True)
@@ -193,9 +190,7 @@ def fresh(folder: Path) -> Path:
 
 def run(data: Path, name: str, rate: float = 1.0) -> dict[str, Any]:
     """The metrics of ingest for one file (or folder) of data/inputs."""
-    document = {"seed": 0, "world": WORLD, "max_quarantine_rate": rate, "sources": [{"kind": "file", "path": name}]}
-    with closing(FileTracker("ingest", data)) as tracker:
-        return ingest.run(ingest.Params.model_validate(document), data, tracker)
+    return test_ingest.run(data, {"kind": "file", "path": name}, rate=rate)
 
 
 def verdicts(data: Path, metrics: Mapping[str, Any]) -> list[str]:
