@@ -377,7 +377,7 @@ def judged(data: Path, rows: list[dict[str, Any]]) -> raters.Judgement:
     """What `prepare` thinks of the raters of rows that `ingest` accepted."""
     (data / "inputs/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     metrics = run(data, "rows.jsonl")
-    assert metrics["accepted"] == len(rows)
+    assert metrics["accepted"] == len(rows), metrics["quarantined"]
     return panel.judge(data, RaterOptions(), "off", None, 0)
 
 
@@ -399,7 +399,9 @@ def _(data: Path) -> None:
 
 @proves(62)
 def _(data: Path) -> None:
-    fast = working("ann", 30, seconds=1.2, reply_a="The Danube, from the Black Forest to the Black Sea. " * 9)
+    fast = working("ann", 30, seconds=1.2)
+    for row in fast:  # long, and no run of words that another row has
+        row["reply_a"] = " ".join(f"Town {n}: {row['prompt']}" for n in range(20))
     found = judged(data, [*OTHERS, *fast])
     assert found.held_out == {"ann": "speeder"}
     assert found.factors == {"ann": 0.0}
