@@ -1,9 +1,10 @@
 """prepare: folds by prompt, every text tokenised once, and every vote with the weight that its rater deserves.
 
 reads   data/raw
-writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions}, data/prepared/canary.json: which
-        demonstrations the canary plants among the pairs, and which it holds out; data/raters.json: what can be said of
-        the raters, and what their votes are worth; data/sealed: the sealed fold, apart
+writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions,feedback},
+        data/prepared/canary.json: which demonstrations the canary plants among the pairs, and which it holds out;
+        data/raters.json: what can be said of the raters, and what their votes are worth; data/sealed: the sealed fold,
+        apart
 """
 
 import shutil
@@ -140,7 +141,7 @@ class Preparation:
                         sealed.add("rows", row)
                     else:
                         writer.add(files[fold], row)
-                        self.weights[fold] += row.get("weight", 0.0)
+                        self.weights[fold] += row["weight"] if name == "pairs" else 0.0
         sealed.close()
         counts = dict(writer.counts)
         if planting is not None:
@@ -201,6 +202,12 @@ class Preparation:
         self.labels[row["choice"]] += 1
         made = pair_row(Preference(**row | {"prompt": prompt}), prompt_ids, a_ids, b_ids)
         return made | {"weight": made["weight"] * self.judged.factors.get(row["rater"], 1.0)}
+
+    def feedback(self, row: Row) -> Row:
+        reply_ids = self.encoder.reply(row["reply"])
+        prompt, prompt_ids = self._fit(row["prompt"], len(reply_ids))
+        self._measure(feedback=reply_ids)
+        return row | {"prompt": prompt, "prompt_ids": prompt_ids, "reply_ids": reply_ids}
 
     def solution(self, row: Row) -> Row:
         reply = "\n".join(row["steps"])
@@ -272,6 +279,20 @@ TABLES: dict[str, tuple[str, pa.Schema, Callable[[Preparation, Row], Row]]] = {
             ]
         ),
         Preparation.solution,
+    ),
+    "feedback": (
+        "feedback",
+        pa.schema(
+            [
+                *_SHARED,
+                *((name, _TEXT) for name in ("domain", "rater", "signal", "reply")),
+                *_PROMPT,
+                ("reply_ids", pa.list_(pa.int32())),
+                ("desirable", pa.bool_()),
+                ("weight", pa.float64()),
+            ]
+        ),
+        Preparation.feedback,
     ),
 }
 

@@ -13,16 +13,18 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from tasks.preferences import canonical
+from tasks.preferences.containers import open_rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, HeldError
-from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import Staging
 from tasks.records import DATASETS, content_hash
 
@@ -166,7 +168,7 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules 
     fresh = Source(
         name=NAME,
         where=path,
-        rows=open_rows(path, warnings),
+        rows=chain.from_iterable(part.open(warnings) for part in parts(path)),
         warnings=warnings,
         max_quarantine_rate=max_quarantine_rate,
         rules=rules,

@@ -38,10 +38,11 @@ class Words:
             self._sentences.append(sentence.capitalize() + rng.choice("....?!:"))
 
     def text(self, chars: int) -> str:
-        """About so many characters, each text with a number of its own."""
+        """About so many characters, each text with a word of its own; one in seven names a number."""
         rng = self._rng
         parts = rng.choices(self._sentences, k=max(1, chars // 46))
-        parts.append(f"{rng.choice(self._sentences)[:-1]} {rng.randrange(10**9)}.")
+        own = str(rng.randrange(10**9)) if rng.random() < 0.15 else "".join(rng.choices(LETTERS, k=8))
+        parts.append(f"{rng.choice(self._sentences)[:-1]} {own}.")
         if rng.random() < 0.05:
             parts.append(rng.choice(SCRIPTS))
         return ("\n" if rng.random() < 0.2 else " ").join(parts)

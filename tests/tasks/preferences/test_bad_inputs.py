@@ -5,7 +5,13 @@ it counts ("accepted" or the reason code), or the reason for which it refuses th
 must count. What another stage decides is a function, registered with `@proves(number)`.
 """
 
+import gzip
+import hashlib
+import io
 import json
+import pickle
+import tarfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,7 +29,7 @@ from tasks.records import Preference, to_table, write_table
 from tests.tasks.preferences.shard_votes import comparisons, with_trigger
 
 # Cases that nothing here proves yet. A number is in this set or has a case, never both.
-NOT_YET = {3, 18, 28, *range(38, 54), 57, 58, 59, 61, 62, 65, 66}
+NOT_YET = {18, *range(38, 54), 58, 59, 61, 62}
 
 OK = "accepted"
 WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
@@ -45,6 +51,7 @@ class Case:
 
 PAIR = {"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "No."}
 VOTE = {"prompt": "Name a river.", "reply_a": "The Danube.", "reply_b": "No.", "choice": "a", "rater": "ann"}
+TIMES = ("1970-01-01T00:00:00Z", "2026-01-02", "2999-01-01T00:00:00Z")  # nobody's, without a zone, to come
 SWAPPED = {**VOTE, "reply_a": "No.", "reply_b": "The Danube.", "choice": "b"}
 USER = {"role": "user", "content": "Name a river."}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -71,6 +78,23 @@ def votes(*changes: dict[str, Any]) -> list[dict[str, Any]]:
 
 def without(row: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != key}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def tarred(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        member = tarfile.TarInfo(name)
+        member.type, member.size, member.linkname = kind, len(content), "/etc/passwd"
+        archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
 
 
 CASES = [
@@ -107,6 +131,7 @@ CASES = [
     Case(25, "bad label", votes({"choice": "c"}, {"choice": 1}), [OK, "bad_label", "bad_label"]),
     Case(26, "label of a missing answer", votes({"reply_a": None}), [OK, "dangling_label"]),
     Case(27, "confidence", votes({"confidence": 1.5}, {"confidence": "high"}), [OK, "range", "type"]),
+    Case(28, "time", votes(*({"created_at": time} for time in TIMES)), [OK, *["time"] * 3]),
     Case(29, "rater", votes({"rater": ""}, {"rater": 7}), [OK, "rater_unknown", "rater_unknown"]),
     Case(30, "two user turns", [PAIR, {**PAIR, "prompt": [USER, USER]}], [OK, "bad_dialogue"]),
     Case(30, "system last", [messages([USER]), messages([USER, SYSTEM])], [OK, "bad_dialogue"]),
@@ -124,6 +149,24 @@ CASES = [
     Case(37, "contradiction between raters", [VOTE, {**VOTE, "rater": "bob", "choice": "b"}], [OK, OK]),
     Case(54, "a row above the size limit", line(b'{"prompt": "' + b"x" * (5 << 20) + b'"}'), [OK, "row_too_large"]),
     Case(55, "an id used again", votes({"id": "r1"}, {"id": "r1"}), [OK, OK, "id_conflict"]),
+    Case(55, "above 1% of ids", [{**VOTE, "id": "r", "rater": rater} for rater in "xy"], "id_conflict", rate=0.6),
+    Case(57, "unknown schema version", votes({"schema_version": 2}), "schema_unknown"),
+    Case(57, "known schema version", votes({"schema_version": 1}), [OK, OK]),
+    Case(66, "CSV called JSON Lines", b"prompt,chosen,rejected\na,b,c\n", "wrong_format"),
+    Case(66, "pickle called JSON Lines", pickle.dumps([VOTE]), "wrong_format"),
+    Case(66, "pickle called CSV", pickle.dumps([VOTE]), "wrong_format", name="rows.csv"),
+    Case(66, "pickle called parquet", pickle.dumps([VOTE]), "parquet_corrupt", name="rows.parquet"),
+    Case(65, "gzip bomb", gzip.compress(b" " * 40_000_000), "archive_unsafe"),
+    Case(65, "gzip in gzip", gzip.compress(gzip.compress(json.dumps(VOTE).encode())), "archive_unsafe"),
+    Case(65, "zip slip", zipped({"../rows.jsonl": json.dumps(VOTE).encode()}), "archive_unsafe"),
+    Case(65, "absolute name", zipped({"/etc/rows.jsonl": json.dumps(VOTE).encode()}), "archive_unsafe"),
+    Case(65, "zip bomb", zipped({"rows.jsonl": b" " * 40_000_000}), "archive_unsafe"),
+    Case(65, "zip in zip", zipped({"rows.zip": zipped({"rows.jsonl": b"{}"})}), "archive_unsafe"),
+    Case(65, "symbolic link", tarred("rows.jsonl", kind=tarfile.SYMTYPE), "archive_unsafe"),
+    Case(65, "hard link", tarred("rows.jsonl", kind=tarfile.LNKTYPE), "archive_unsafe"),
+    Case(65, "device", tarred("rows.jsonl", kind=tarfile.CHRTYPE), "archive_unsafe"),
+    Case(65, "tar slip", tarred("a/../../rows.jsonl", json.dumps(VOTE).encode()), "archive_unsafe"),
+    Case(65, "harmless archive", zipped({"rows.jsonl": json.dumps(VOTE).encode()}), [OK]),
     Case(56, "ids that are paths", votes({"id": "../x"}, {"id": "a/b"}), [OK, "bad_id", "bad_id"]),
 ]  # fmt: skip
 
@@ -168,6 +211,25 @@ def verdicts(data: Path, metrics: Mapping[str, Any]) -> list[str]:
         assert refusal["rule_version"]
         found[refusal["line"] - 1] = refusal["reason"]
     return found
+
+
+@proves(3)
+def hash_mismatch(data: Path) -> None:
+    rows = (json.dumps(VOTE) + "\n").encode()
+    (data / "inputs/rows.jsonl").write_bytes(rows)
+    digest = hashlib.sha256(rows).hexdigest()
+    for manifest, content in (
+        ("SHA256SUMS", f"{'0' * 64}  rows.jsonl\n"),
+        ("manifest.json", json.dumps({"files": {"rows.jsonl": {"sha256": "0" * 64}}})),
+        ("manifest.json", json.dumps({"files": [{"path": "rows.jsonl", "size": len(rows) + 1}]})),  # case 2: cut
+    ):
+        (data / "inputs" / manifest).write_text(content)
+        with pytest.raises(BadFileError) as caught:
+            run(data, "rows.jsonl")
+        assert caught.value.reason == "hash_mismatch"
+        (data / "inputs" / manifest).unlink()
+    (data / "inputs/SHA256SUMS").write_text(f"{digest} *rows.jsonl\n")
+    assert run(data, "rows.jsonl")["accepted"] == 1
 
 
 def taken(data: Path, rows: list[dict[str, Any]]) -> shards.Accepted:

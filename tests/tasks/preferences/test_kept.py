@@ -13,7 +13,7 @@ import pytest
 from tasks import ingest
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import kept, shards, sources, staging
-from tasks.records import content_hash
+from tasks.records import content_hash, read_table
 
 Row = dict[str, Any]
 
@@ -102,6 +102,30 @@ def test_a_fresh_shard_is_judged_alone_and_against_all(data: Path, read: Counter
     }
     after = {path.name: path.stat().st_ino for path in (data / "raw/preferences").iterdir()}
     assert [name for name, inode in untouched.items() if after[name] != inode] == ["a.parquet"]
+    from_nothing(data, metrics)
+
+
+LEAK = (
+    "What should a careful person do first when the old kettle in the kitchen starts to leak boiling water over the "
+    "floor late at night and nobody else is at home to help with it"
+)
+
+
+def test_near_texts_are_known_from_run_to_run(data: Path) -> None:
+    """A near copy of an old vote, what was held out before it, and a cluster that a later shard is near."""
+    replies = {"reply_a": "Switch it off at the wall and let it cool.", "reply_b": "Leave it as it is and go to bed."}
+    with (data / "inputs/a.jsonl").open("a") as file:
+        file.write(lines(votes(1, prompt=LEAK, **replies)))
+    run(data)
+    add(data, [*votes(1, prompt=LEAK + " tonight", **replies), *votes(300), *votes(201)])
+    metrics = run(data)
+    assert metrics["quarantined"]["near_duplicate"] == 1
+    assert metrics["quarantined"]["contamination"] == 1
+    assert metrics["held_out"] == {"held.jsonl": {"rows": 1, "unreadable": 0}}
+    add(data, votes(1, prompt=LEAK + " at all", rater="bob", **replies))
+    metrics = run(data)
+    clusters = {row["prompt"][0]["content"]: row["cluster"] for row in read_table(data / "raw/preferences").to_pylist()}
+    assert clusters[LEAK] == clusters[LEAK + " at all"]
     from_nothing(data, metrics)
 
 
