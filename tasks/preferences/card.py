@@ -138,6 +138,8 @@ def telling(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             continue
         seen.add((preferred, refused))
         words = ngrams.spelled(corpus.replies, gram, order)
+        if any(words == known["ngram"] for known in told):  # with the mark of start or end, and without
+            continue
         told.append({"ngram": words, "preferred": preferred, "refused": refused, "z": round(z, 2)})
     return told
 
