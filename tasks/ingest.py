@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import refusals
-from tasks.preferences import kept, shards, tabular
+from tasks.preferences import kept, rejudged, shards, tabular
 from tasks.preferences.containers import Part, Rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import Shares
@@ -111,6 +111,9 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
     for folder in ("staged", "index"):
         shutil.rmtree(runs / folder)
+    identities = {each.name: each.identity for each in readings}
+    if said := rejudged.report(runs, data / "quarantine", rules.key, identities):
+        sys.stderr.write(f"ingest: {said}\n")
     return _metrics(tallies) | {
         "rules": rules.report(),
         "held_out": index.held_out,
@@ -120,6 +123,17 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
 
 def _hold_out(params: Params, data: Path, index: Index, settler: Settler) -> None:
     index.held_out = {name: hold_out(_input(name, data), settler) for name in params.held_out}
+
+
+def rules_of(root: Path) -> Rules:
+    """The rules that params.yaml asks for. Raises ValueError where it asks for what cannot be."""
+    path = root / stage.PARAMS
+    section = stage.read_yaml(path).get("ingest") or {}
+    try:
+        options = RulesOptions.model_validate(section.get("rules") or {})
+    except ValidationError as error:
+        raise ValueError(stage.explain(error, path, "ingest.rules")) from None
+    return Rules.read(options, root / "data", refusals.declines)
 
 
 def _basis(params: Params, data: Path, rules: Rules) -> str:

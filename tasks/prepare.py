@@ -1,6 +1,6 @@
 """prepare: folds by prompt, every text tokenised once, and every vote with the weight that its rater deserves.
 
-reads   data/raw
+reads   data/raw, data/inputs (what raters say of themselves)
 writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions,feedback},
         data/prepared/canary.json: which demonstrations the canary plants among the pairs, and which it holds out;
         data/raters.json: what can be said of the raters, and what their votes are worth; data/sealed: the sealed fold,
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import canary, ceiling, raters, tokens, votes
+from tasks.preferences import canary, panel, tokens
 from tasks.preferences.folds import FOLDS, SEALED, Shares, fold_of
 from tasks.preferences.rater_options import RaterOptions, Weighting
 from tasks.preferences.raters import Judgement
@@ -51,7 +51,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         tokenizer.save_pretrained(data / "tokenizer")
         forget_environment(data / "tokenizer")
     with tracker.phase("raters"):
-        judged = _judge(params, data)
+        judged = panel.judge(data, params.raters, params.rater_weights, params.world, params.seed)
+        stage.write_json(data / "raters.json", stage.plain(judged.report))
     work = Preparation(params, shares, tokens.Encoder(tokenizer), judged)
     planting = Preparation(params, shares, work.encoder, judged)  # counts apart: no figure is about what is planted
     rows = {name: work.table(data, name, tracker) for name in TABLES if name != "pairs"}
@@ -86,15 +87,6 @@ def _tokenizer(model: ModelOptions, demonstrations: Path, shares: Mapping[str, f
         for text in (*(message["content"] for message in row["prompt"]), row["reply"])
     )
     return tokens.train(texts, model.vocab_size), False
-
-
-def _judge(params: Params, data: Path) -> Judgement:
-    """The raters of data/raw/preferences, told in data/raters.json."""
-    folder = data / "raw/preferences"
-    truth = ceiling.of_world(folder, params.world, params.seed)
-    judged = raters.judge(votes.read(folder), params.raters, params.rater_weights, truth)
-    stage.write_json(data / "raters.json", stage.plain(judged.report))
-    return judged
 
 
 class LeftOut(Exception):  # noqa: N818 - like StopIteration: not an error
@@ -300,7 +292,7 @@ STAGE = stage.Stage(
     "prepare",
     Params,
     run,
-    reads=tuple(f"raw/{name}" for name in DATASETS),
+    reads=("inputs", *(f"raw/{name}" for name in DATASETS)),
     writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "raters.json", "sealed"),
 )
 

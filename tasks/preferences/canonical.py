@@ -33,6 +33,7 @@ from tasks.records import (
 Value = dict[str, Any]
 _TOMORROW = datetime.now(UTC) + timedelta(days=1)
 _ID = re.compile(r"(?!.*\.\.)[\w.:@#+=-]{1,128}")
+_TAGS = re.compile(r"[a-z_]{1,32}(?:,[a-z_]{1,32}){0,15}")
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,18 @@ def _steps(value: Any) -> list[str]:
 def _origin(row: Value, source: str, turns: list[Message]) -> dict[str, Any]:
     return {
         "owner": _optional(row, "owner"),
+        "tags": _tags(row),
         "source": _optional(row, "source") or source,
         "cluster": _optional(row, "cluster") or dialogue.cluster(turns),
     }
+
+
+def _tags(row: Value) -> str | None:
+    """What an earlier reading found: a shard is read again after it was redacted."""
+    tags = _optional(row, "tags")
+    if tags is not None and not _TAGS.fullmatch(tags):
+        raise RefusedError("type")
+    return tags
 
 
 def _id(row: Value, *content: object) -> str:

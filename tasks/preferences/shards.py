@@ -107,7 +107,7 @@ def _hold(rows: Path, data: Path, entry: dict[str, Any], holds: list[str], measu
     folder = data / "held" / entry["sha256"]
     folder.mkdir(parents=True, exist_ok=True)
     rows.replace(folder / "rows.jsonl")
-    _write_json(folder / "hold.json", {"entry": entry, "holds": holds, "measured": measured})
+    write_json(folder / "hold.json", {"entry": entry, "holds": holds, "measured": measured})
 
 
 def _remedy(data: Path, sha256: str) -> str:
@@ -207,11 +207,11 @@ def _index(index: Path, entry: dict[str, Any]) -> bool:
     shards = _read_index(index)
     if any(known["sha256"] == entry["sha256"] for known in shards):
         return False
-    _write_json(index, {"shards": [*shards, entry]})
+    write_json(index, {"shards": [*shards, entry]})
     return True
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
+def write_json(path: Path, document: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(document, file, indent=2, sort_keys=True)

@@ -69,8 +69,11 @@ class Row:
         """The records, each with what was found in its row."""
         if not self.tags:
             return self.records
-        tags = ",".join(sorted(self.tags))
-        return [replace(record, tags=tags) for record in self.records]
+        return [replace(record, tags=",".join(sorted(self.tags | _known(record)))) for record in self.records]
+
+
+def _known(record: Record) -> set[str]:
+    return set(record.tags.split(",")) if record.tags else set()
 
 
 def replies_of(record: Record) -> tuple[str, ...]:
