@@ -136,8 +136,8 @@ class Settler:
         for text in row.exact:
             if self._cluster[text] == _NOWHERE:
                 self._cluster[text] = cluster
-        for text in row.texts:
-            self._seen[text] |= _kind(self.clusters.side(cluster))
+        # Not the replies: a model declines a hundred prompts in the same words. Those of a file held out count.
+        self._seen[row.whole] |= _kind(self.clusters.side(cluster))
         for i, (vote, _) in votes.items():
             self._vote_kept[vote] = i not in repeated
         return Verdict([_moved(record, name) for i, record in enumerate(row.records) if i not in repeated])

@@ -179,18 +179,24 @@ def test_rows_of_a_ranking_share_a_cluster(settler: Settler) -> None:
 @pytest.mark.parametrize("first", ["train", "test"])
 def test_what_is_measured_by_is_not_learned_from(settler: Settler, first: str) -> None:
     second = "test" if first == "train" else "train"
-    told = text(50)
-    assert reasons(settler, vote(on(first), told, "No.")) == [None]
-    # The reply again, in a longer text; and a text that has a few of its words.
-    assert reasons(settler, vote(on(second), "No.", edit(told, 4, 30))) == ["contamination"]
-    assert reasons(settler, vote(on(second, 1), "No.", " ".join(told.split()[:20]) + text(51, 40))) == [None]
-    assert reasons(settler, vote(on(first, 1), edit(told, 4), "No.")) == [None]
+    asked = on(first)
+    assert reasons(settler, vote(asked)) == [None]
+    # The prompt again, in a reply; and a reply that has a few of its words.
+    assert reasons(settler, vote(on(second), "No.", edit(asked, 4))) == ["contamination"]
+    assert reasons(settler, vote(on(second, 1), "No.", " ".join(asked.split()[:15]) + text(51, 60))) == [None]
+    assert reasons(settler, vote(on(first, 1), edit(asked, 4), "No.")) == [None]
+
+
+def test_replies_alike_to_prompts_apart_are_no_leak(settler: Settler) -> None:
+    """A model declines a hundred prompts in the same words."""
+    rows = [vote(on(side, number), text(50), "No.") for side in ("train", "test") for number in range(3)]
+    assert reasons(settler, *rows) == [None] * len(rows)
 
 
 def test_a_long_text_that_holds_a_measured_one_is_refused_and_the_refused_leaves_no_trace(settler: Settler) -> None:
-    measured, told = on("test"), text(50)
-    holds = vote(on("train"), f"{text(51)} {told} {text(52)}", "No.", rater="bob")
-    assert reasons(settler, vote(measured, told, "No."), holds) == [None, "contamination"]
+    measured = on("test")
+    holds = vote(on("train"), f"{text(51)} {measured} {text(52)}", "No.", rater="bob")
+    assert reasons(settler, vote(measured), holds) == [None, "contamination"]
     assert reasons(settler, vote(on("test", 1), text(52), "No.")) == [None]
 
 
