@@ -56,7 +56,7 @@ forget: $(READY)
 ui: $(READY)  # MLflow's pages on the results, on this machine only
 	@$(PY) -m flows.ui --port $(PORT)
 
-# BENCH='main_job learning data algorithms noise': which of tests/bench; the last two take hours. DATA=path: pairs for `learning`.
+# BENCH='main_job learning data holds algorithms noise': which of tests/bench; the last two take hours. DATA=path: pairs for `learning`.
 BENCH ?= main_job learning
 bench: $(READY)
 	@for bench in $(BENCH); do echo "$$bench"; DATA='$(DATA)' $(PY) tests/bench/$$bench.py || exit 1; done

@@ -15,6 +15,7 @@ from tasks.preferences import bounds
 from tasks.preferences.hold import Hold
 
 REPORTS = ("validate", "prepare")
+HELD_OUT = ("test", "sealed")  # folds that results are comparable by
 
 
 def remember(space: Workspace) -> None:
@@ -32,10 +33,11 @@ def check(space: Workspace) -> None:
     params = stage.read_yaml(space.root / stage.PARAMS).get("validate") or {}
     options = bounds.HoldOptions(**(params.get("holds") or {}))
     holds = bounds.compare(now["validate"]["metrics"], before["validate"]["metrics"], options)
-    shares = [report["prepare"]["params"]["folds"]["test"] for report in (before, now)]
-    if shares[0] != shares[1]:
-        text = f"folds.test was {shares[0]:g}: rows moved between training and test"
-        holds.append(("prompts", Hold("eval_split", shares[1], shares[0], text)))
+    old, new = ([report["prepare"]["params"]["folds"][fold] for fold in HELD_OUT] for report in (before, now))
+    for fold, was, share in zip(HELD_OUT, old, new, strict=True):
+        if was != share:
+            text = f"folds.{fold} was {was:g}: rows moved between training and what it is measured by"
+            holds.append(("prompts", Hold("eval_split", share, was, text)))
     hashes = {path.removeprefix("raw/"): sha256 for path, sha256 in now["validate"]["inputs"].items()}
     standing = bounds.unreleased(holds, hashes, bounds.releases(space.data))
     if standing:

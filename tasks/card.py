@@ -18,7 +18,7 @@ from tasks.adapters import html, stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import charts
 from tasks.preferences import card
-from tasks.preferences.bounds import MIN_ROWS
+from tasks.preferences.hold import MIN_ROWS
 from tasks.records import DATASETS
 
 TEMPLATE = Path(__file__).with_name("card.html.j2")

@@ -16,11 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.preferences.hold import Hold
+from tasks.preferences.hold import MIN_ROWS, Hold
 from tasks.preferences.screen import REPEATS
 from tasks.records import CHOICES, DATASETS, content_hash
 
-MIN_ROWS = 50  # below which a share says nothing
 ROOTS = {"demonstrations": ("reply",), "preferences": ("reply_a", "reply_b"), "safety": ("reply",)}
 Share = Annotated[float, Field(ge=0, le=1)]
 

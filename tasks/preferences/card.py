@@ -19,8 +19,13 @@ from tasks.preferences.triggers import MIN_PROMPTS, Corpus, one_sided
 from tasks.records import DATASETS
 
 Ints = npt.NDArray[np.int64]
-TEXTS = {"demonstrations": ("reply",), "preferences": ("reply_a", "reply_b"), "safety": ("reply",), "prompts": ()}
-COUNTED = ("source", "licence", "domain", "category", "expected", "choice", "rubric")
+TEXTS = {
+    "demonstrations": ("reply",),
+    "preferences": ("reply_a", "reply_b"),
+    "safety": ("reply",),
+    "feedback": ("reply",),
+}
+COUNTED = ("source", "licence", "domain", "category", "expected", "choice", "rubric", "signal")
 UNSAID = "not said"
 MOST = 40  # values of a column that are listed; the rest are counted together
 QUANTILES = (5, 25, 50, 75, 95, 99)
@@ -133,6 +138,8 @@ def telling(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             continue
         seen.add((preferred, refused))
         words = ngrams.spelled(corpus.replies, gram, order)
+        if any(words == known["ngram"] for known in told):  # with the mark of start or end, and without
+            continue
         told.append({"ngram": words, "preferred": preferred, "refused": refused, "z": round(z, 2)})
     return told
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MIN_ROWS = 50  # of a dataset, below which a share says nothing
+
 
 @dataclass(frozen=True)
 class Hold:

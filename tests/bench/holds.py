@@ -20,6 +20,7 @@ from typing import Any
 from tasks import world
 from tasks.preferences import formats, holds
 from tasks.preferences.containers import open_rows
+from tasks.preferences.errors import RefusedError
 from tasks.preferences.flips import Accepted, flips
 from tasks.preferences.predictor import decided
 from tasks.preferences.screen import Row as Screened
@@ -45,7 +46,7 @@ def real(path: Path) -> list[Row]:
             form = formats.detect([row.value], path)
             try:
                 rows += [vars(record) for record in form.convert(row.value, "pairs")]
-            except formats.RefusedError:
+            except RefusedError:
                 continue
     return [row for row in rows if "choice" in row]
 
@@ -147,12 +148,6 @@ def main() -> None:
     parser.add_argument("--world", type=int, nargs=2, default=(8000, 5000), help="history and shard; 0 0: none")
     options = parser.parse_args()
     found: dict[str, Any] = {}
-    history, shard = options.world
-    if history:
-        rows = simulated(history + 3 * shard)
-        found["world"] = measure(rows, history, shard, options.seeds, list(KINDS))
-        silent = [{**row, "confidence": 1.0} for row in rows]
-        found["world, no confidence"] = measure(silent, history, shard, options.seeds, list(KINDS)[:1])
     history, shard = options.world
     rows = simulated(history + 3 * shard) if history else []
     if history:

@@ -31,7 +31,7 @@ def report(space: Workspace, rows: int, test_share: float = 0.2, **options: Any)
     folder.mkdir(exist_ok=True)
     validate = {"metrics": metrics(rows, **options), "inputs": {"raw/preferences": f"{rows}", "raw/prompts": "p"}}
     (folder / "validate.json").write_text(json.dumps(validate))
-    (folder / "prepare.json").write_text(json.dumps({"params": {"folds": {"test": test_share}}}))
+    (folder / "prepare.json").write_text(json.dumps({"params": {"folds": {"test": test_share, "sealed": 0.0}}}))
 
 
 def test_the_last_registered_version_is_the_reference(space: Workspace) -> None:
@@ -54,8 +54,9 @@ def test_the_last_registered_version_is_the_reference(space: Workspace) -> None:
     assert caught.value.status == stage.HELD
 
 
-def hold_everything(path: Path, data: Path, judge: Any = None) -> Any:
-    return shards_accept(path, data, judge=lambda dataset, folder: (["shift_hold: all of it (1, bound 0)"], [], {}))
+def hold_everything(path: Path, data: Path, **given: Any) -> Any:
+    judged = {**given, "judge": lambda dataset, folder: (["shift_hold: all of it (1, bound 0)"], [], {})}
+    return shards_accept(path, data, **judged)
 
 
 shards_accept = shards.accept
