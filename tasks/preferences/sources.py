@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from tasks.preferences import screen, tabular
+from tasks.preferences import screen, tabular, workers
 from tasks.preferences.duplicates import Index
 from tasks.preferences.formats import FORMATS, Format, detect
 from tasks.preferences.rules import Rules
@@ -56,9 +56,15 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
         raise BadFileError(source.where, "wrong_format", f"no row can be read ({_counts(reasons)})")
     form = detect(sample, source.where) if source.format == "auto" else FORMATS[source.format]
     tally = Tally(form.name, warnings=source.warnings)
-    for batch in _batches(chain(head, source.rows)):
+    judge = workers.Judge(form.name, source.rows_source or source.name, source.rules)
+    for batch, verdicts, warnings in workers.judged(_batches(chain(head, source.rows)), judge):
         tally.input += len(batch)
-        found = [row if isinstance(row, Refusal) else _accept(row, source, form, index, tally) for row in batch]
+        tally.warnings.update(warnings)
+        verdict = iter(verdicts)
+        found = [
+            row if isinstance(row, Refusal) else _accept(row, source, next(verdict), form, index, tally)
+            for row in batch
+        ]
         refusals = [row for row in found if isinstance(row, Refusal)]
         refusals += _settle([row for row in found if not isinstance(row, Refusal)], source, staging, index, tally)
         tally.quarantined.update(refusal.reason for refusal in refusals)
@@ -70,20 +76,18 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
     return tally
 
 
-def _accept(row: Row, source: Source, form: Format, index: Index, tally: Tally) -> tuple[Row, list[Record]] | Refusal:
+def _accept(
+    row: Row, source: Source, verdict: workers.Verdict, form: Format, index: Index, tally: Tally
+) -> tuple[Row, list[Record]] | Refusal:
     """One row's records, or why there are none. Where a row gives several, those that repeat are left out."""
-    try:
-        records = form.convert(row.value, source.rows_source or source.name)
-        if source.rules is not None:
-            records = source.rules.judge(records, row.value, tally.warnings)
-        reasons = [index.reason(record) for record in records]
-        if all(reasons):
-            raise RefusedError(reasons[0])
-    except RefusedError as refused:
-        return _refuse(row, refused)
+    if isinstance(verdict, RefusedError):
+        return _refuse(row, verdict)
+    reasons = [index.reason(record) for record in verdict]
+    if all(reasons):
+        return _refuse(row, RefusedError(reasons[0]))
     if row.value.keys() - form.fields:
         tally.warnings["unknown_field"] += 1
-    kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
+    kept = [record for record, reason in zip(verdict, reasons, strict=True) if reason is None]
     if form.name == "feedback" and not source.imitate_chosen:
         kept = [record for record in kept if isinstance(record, Prompt)]
     return row, kept
