@@ -5,7 +5,7 @@ PORT ?= 5000
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run estimate holds release-shard release-hold mine test test-slow check ui bench bench-data clean reproduce release serve selftest
+.PHONY: run estimate holds release-shard release-hold mine test test-slow check ui bench bench-data clean reproduce release serve selftest forget
 
 # The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
 # take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
@@ -48,6 +48,10 @@ release-hold: $(READY)  # HOLD=<name> DATASET=<dataset> BY=<name> REASON=<why>: 
 mine: $(READY)
 	@$(PY) -m tasks.mine $(if $(JUDGES),--judges '$(JUDGES)') $(if $(PROMPTS),--prompts $(PROMPTS)) \
 		$(if $(REPLIES),--replies $(REPLIES))
+
+# Somebody opts out: SUBJECT is a rater, the owner of prompts, or a prompt's id. LOOK=1: only say where their rows are.
+forget: $(READY)
+	@$(PY) -m flows.forget '$(SUBJECT)' $(if $(LOOK),--look)
 
 ui: $(READY)  # MLflow's pages on the results, on this machine only
 	@$(PY) -m flows.ui --port $(PORT)

@@ -76,6 +76,7 @@ def take_and_plan(space: Workspace, fresh: Path | None, from_stage: str | None, 
 
 def take(space: Workspace, fresh: Path) -> None:
     """Screen a fresh shard and compare it with what was accepted. Raises as `shards.accept` does."""
+    from tasks.ingest import rules_of
     from tasks.preferences import holds, shards
 
     options = stage.read_params(holds.ShardOptions, "fresh", space.root / stage.PARAMS)
@@ -83,7 +84,7 @@ def take(space: Workspace, fresh: Path) -> None:
     is_mined = fresh.resolve().is_relative_to((space.data / "runs/mine").resolve())
     judge = None if is_mined else partial(holds.judge, data=space.data, options=options)
     graph.restore(space.root, ACCEPTED)  # a clone has it in DVC's cache at most
-    taken = shards.accept(fresh, space.data, judge=judge)
+    taken = shards.accept(fresh, space.data, rules=rules_of(space.root), judge=judge)
     say(f"{fresh}: {taken.rows} rows for {taken.dataset}" + ("" if taken.is_new else ", which had them already"))
     for warning in taken.warnings:
         say(f"{fresh}: warning: {warning}")

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +146,11 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
 
 def _file(path: Path, max_length: int) -> Lengths:
     """Each row as a pair whose text is one third prompt and a third each reply."""
+    from tasks.preferences.containers import parts
     from tasks.preferences.screen import Row
-    from tasks.preferences.sources import open_rows
 
     rows, characters = 0, 0
-    for row in open_rows(path, Counter()):
+    for row in chain.from_iterable(part.open(Counter()) for part in parts(path)):
         if isinstance(row, Row):
             rows, characters = rows + 1, characters + _characters(row.value)
     if not rows:

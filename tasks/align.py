@@ -1,6 +1,7 @@
 """align: pull the SFT policy toward what people prefer.
 
-reads   data/objective.json  data/models/{sft,reward}  data/tokenizer  data/prepared/{pairs,prompts}  data/collected
+reads   data/objective.json  data/models/{sft,reward}  data/tokenizer  data/prepared/{pairs,feedback,prompts}
+        data/collected
         data/inputs, where verifiers look things up
         data/raw/demonstrations, data/prepared/canary.json (the canary's texts, and which they are)
 writes  data/models/policy
@@ -118,7 +119,8 @@ def _on_dataset(
         if algorithm.unpaired:
             real, planted = ([pair for pair in pairs if pair.planted is kind] for kind in (False, True))
             # Apart, so that the reference point is not measured on noise after everybody's prompt.
-            rows = feedback.from_pairs(real) + (feedback.from_pairs(planted) if planted else [])
+            judged = feedback.read(data / "prepared/feedback/train.parquet")
+            rows = feedback.from_pairs(real, judged) + (feedback.from_pairs(planted) if planted else [])
             train_on_feedback(policy, reference.logprobs, rows, algorithm, params.seed, tracker)
         else:
             train_on_pairs(policy, reference.logprobs, pairs, algorithm, params.seed, tracker)
@@ -127,6 +129,7 @@ def _on_dataset(
         told = _canary(params, algorithm, policy, reference, tokenizer, data)
     return {
         "num_pairs": sum(not pair.planted for pair in pairs),
+        **({"num_feedback": len(judged)} if algorithm.unpaired else {}),
         "final_loss": last["loss"],
         "implicit_accuracy": last["implicit_accuracy"],
         "canary": told,
@@ -256,6 +259,7 @@ STAGE = stage.Stage(
         "models/sft",
         "tokenizer",
         "prepared/pairs/train.parquet",
+        "prepared/feedback/train.parquet",
         "prepared/prompts/dev.parquet",
         "prepared/prompts/train.parquet",
         "collected/train.parquet",

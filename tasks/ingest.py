@@ -1,7 +1,7 @@
 """ingest: every source, screened row by row, as canonical records.
 
 reads   the sources of params (the simulated world, data/inputs, the hub), data/shards
-writes  data/raw/{demonstrations,preferences,safety,prompts,solutions}, data/quarantine
+writes  data/raw/{demonstrations,preferences,safety,prompts,solutions,feedback}, data/quarantine
 """
 
 import json
@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import refusals
-from tasks.preferences import kept, shards, tabular
+from tasks.preferences import kept, rejudged, shards, tabular
+from tasks.preferences.containers import Part, Rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import Shares
 from tasks.preferences.formats import FORMATS
@@ -29,7 +30,7 @@ from tasks.preferences.held_out import hold_out
 from tasks.preferences.kept import Reading
 from tasks.preferences.rules import FILES, Rules, RulesOptions
 from tasks.preferences.settle import Settler
-from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import Staging, Tally, publish
 from tasks.records import DATASETS, Record, content_hash
 
@@ -48,7 +49,7 @@ class StepsSource(world_steps.StepsParams):
 
 
 class FileSource(BaseModel):
-    """A file in data/inputs: JSON Lines, a JSON array (either may be gzipped) or parquet."""
+    """A file of data/inputs (JSON Lines, a JSON array, CSV, parquet), a folder of such files, or an archive of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["file"]
@@ -110,6 +111,9 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
     for folder in ("staged", "index"):
         shutil.rmtree(runs / folder)
+    identities = {each.name: each.identity for each in readings}
+    if said := rejudged.report(runs, data / "quarantine", rules.key, identities):
+        sys.stderr.write(f"ingest: {said}\n")
     return _metrics(tallies) | {
         "rules": rules.report(),
         "held_out": index.held_out,
@@ -121,6 +125,17 @@ def _hold_out(params: Params, data: Path, index: Index, settler: Settler) -> Non
     index.held_out = {name: hold_out(_input(name, data), settler) for name in params.held_out}
 
 
+def rules_of(root: Path) -> Rules:
+    """The rules that params.yaml asks for. Raises ValueError where it asks for what cannot be."""
+    path = root / stage.PARAMS
+    section = stage.read_yaml(path).get("ingest") or {}
+    try:
+        options = RulesOptions.model_validate(section.get("rules") or {})
+    except ValidationError as error:
+        raise ValueError(stage.explain(error, path, "ingest.rules")) from None
+    return Rules.read(options, root / "data", refusals.declines)
+
+
 def _basis(params: Params, data: Path, rules: Rules) -> str:
     """What the verdicts on every source depend on."""
     held_out = [content_hash(_input(name, data)) for name in params.held_out]
@@ -129,7 +144,7 @@ def _basis(params: Params, data: Path, rules: Rules) -> str:
 
 
 def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:
-    readings = [_reading(source, params, data, rules) for source in params.sources]
+    readings = [each for source in params.sources for each in _of_source(source, params, data, rules)]
     for path, entry in shards.accepted(data):
         opened = partial(shards.source, path, entry, rules)
         readings.append(Reading(shards.name_of(entry), json.dumps(entry, sort_keys=True), partial(_read, opened)))
@@ -139,22 +154,39 @@ def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:
     return readings
 
 
-def _reading(source: AnySource, params: Params, data: Path, rules: Rules) -> Reading:
+def _of_source(source: AnySource, params: Params, data: Path, rules: Rules) -> list[Reading]:
     if isinstance(source, WorldSource):
         simulated = partial(world.generate, params.world, params.seed)
-        return Reading(world.SOURCE, "", partial(_simulate, world.SOURCE, simulated))
+        return [Reading(world.SOURCE, "", partial(_simulate, world.SOURCE, simulated))]
     if isinstance(source, StepsSource):
         made = partial(world_steps.generate, source, params.seed)
-        return Reading(world_steps.NAME, source.model_dump_json(), partial(_simulate, world_steps.NAME, made))
+        return [Reading(world_steps.NAME, source.model_dump_json(), partial(_simulate, world_steps.NAME, made))]
     if isinstance(source, HubSource):
-        name, local = source.path, Path(source.path)
+        local = Path(source.path)
         content = content_hash(local) if local.is_dir() else source.revision
-    else:
-        path = _input(source.path, data)
-        name, content = path.name.partition(".")[0], content_hash(path)
-    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "input"
-    opened = partial(_open, name, source, params.max_quarantine_rate, data, rules)
+        rows = partial(_hub_rows, source)
+        return [_reading(source, content, Part("", source.path, rows), _slug(source.path), params, rules)]
+    path = _input(source.path, data)
+    found = parts(path)
+    # A file of a folder is read again only where it has changed, or one before it.
+    contents = [content_hash(path / part.name) if path.is_dir() else content_hash(path) + part.name for part in found]
+    base = _slug(path.name if path.is_dir() else path.name.partition(".")[0])
+    return [_reading(source, content, part, base, params, rules) for content, part in zip(contents, found, strict=True)]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "input"
+
+
+def _reading(source: FileSource, content: str, part: Part, base: str, params: Params, rules: Rules) -> Reading:
+    """One data file: a source of its own, whose rows name the folder or archive it comes from."""
+    name = f"{base}-{_slug(part.name)}" if part.name else base
+    opened = partial(_open, name, base, source, part, params.max_quarantine_rate, rules)
     return Reading(name, source.model_dump_json() + content, partial(_read, opened))
+
+
+def _hub_rows(source: HubSource, warnings: Counter[str]) -> Rows:
+    return tabular.hub_rows(source.path, source.revision, source.split, source.config)
 
 
 def _read(opened: Callable[[], Source], staging: Staging, index: Index) -> Tally:
@@ -173,21 +205,16 @@ def _simulate(name: str, made: Callable[[], dict[str, list[Record]]], staging: S
     return tally
 
 
-def _open(name: str, source: FileSource, max_quarantine_rate: float, data: Path, rules: Rules) -> Source:
-    warnings: Counter[str] = Counter()
-    if isinstance(source, HubSource):
-        where = source.path
-        rows = tabular.hub_rows(source.path, source.revision, source.split, source.config)
-    else:
-        path = _input(source.path, data)
-        where, rows = str(path), open_rows(path, warnings)
+def _open(name: str, base: str, source: FileSource, part: Part, max_quarantine_rate: float, rules: Rules) -> Source:
+    warnings = Counter(part.left_out)
     return Source(
         name=name,
-        where=where,
-        rows=rows,
+        where=part.where,
+        rows=part.open(warnings),
         warnings=warnings,
         format=source.format,
         imitate_chosen=source.demonstrations == "chosen",
+        rows_source=base,
         max_quarantine_rate=max_quarantine_rate,
         rules=rules,
     )
@@ -201,7 +228,7 @@ def _input(name: str, data: Path) -> Path:
             f"ingest.sources: path {name!r} lies outside {folder}; copy the file there and give its path "
             f"relative to it (`make run DATA={name}` does that)"
         )
-    if not path.is_file():
+    if not path.exists() or path.resolve() == folder.resolve():
         remedy = "name a file in it" if path.is_dir() else f"copy it to {folder} (`make run DATA=<file>` does that)"
         raise FileNotFoundError(f"ingest.sources: {path} is not a file; {remedy}")
     return path

@@ -1,9 +1,10 @@
 """prepare: folds by prompt, every text tokenised once, and every vote with the weight that its rater deserves.
 
-reads   data/raw
-writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions}, data/prepared/canary.json: which
-        demonstrations the canary plants among the pairs, and which it holds out; data/raters.json: what can be said of
-        the raters, and what their votes are worth; data/sealed: the sealed fold, apart
+reads   data/raw, data/inputs (what raters say of themselves)
+writes  data/tokenizer, data/prepared/{demonstrations,prompts,safety,pairs,solutions,feedback},
+        data/prepared/canary.json: which demonstrations the canary plants among the pairs, and which it holds out;
+        data/raters.json: what can be said of the raters, and what their votes are worth; data/sealed: the sealed fold,
+        apart
 """
 
 import shutil
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import canary, ceiling, raters, tokens, votes
+from tasks.preferences import canary, panel, tokens
 from tasks.preferences.folds import FOLDS, SEALED, Shares, fold_of
 from tasks.preferences.rater_options import RaterOptions, Weighting
 from tasks.preferences.raters import Judgement
@@ -50,7 +51,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         tokenizer.save_pretrained(data / "tokenizer")
         forget_environment(data / "tokenizer")
     with tracker.phase("raters"):
-        judged = _judge(params, data)
+        judged = panel.judge(data, params.raters, params.rater_weights, params.world, params.seed)
+        stage.write_json(data / "raters.json", stage.plain(judged.report))
     work = Preparation(params, shares, tokens.Encoder(tokenizer), judged)
     planting = Preparation(params, shares, work.encoder, judged)  # counts apart: no figure is about what is planted
     rows = {name: work.table(data, name, tracker) for name in TABLES if name != "pairs"}
@@ -85,15 +87,6 @@ def _tokenizer(model: ModelOptions, demonstrations: Path, shares: Mapping[str, f
         for text in (*(message["content"] for message in row["prompt"]), row["reply"])
     )
     return tokens.train(texts, model.vocab_size), False
-
-
-def _judge(params: Params, data: Path) -> Judgement:
-    """The raters of data/raw/preferences, told in data/raters.json."""
-    folder = data / "raw/preferences"
-    truth = ceiling.of_world(folder, params.world, params.seed)
-    judged = raters.judge(votes.read(folder), params.raters, params.rater_weights, truth)
-    stage.write_json(data / "raters.json", stage.plain(judged.report))
-    return judged
 
 
 class LeftOut(Exception):  # noqa: N818 - like StopIteration: not an error
@@ -140,7 +133,7 @@ class Preparation:
                         sealed.add("rows", row)
                     else:
                         writer.add(files[fold], row)
-                        self.weights[fold] += row.get("weight", 0.0)
+                        self.weights[fold] += row["weight"] if name == "pairs" else 0.0
         sealed.close()
         counts = dict(writer.counts)
         if planting is not None:
@@ -201,6 +194,12 @@ class Preparation:
         self.labels[row["choice"]] += 1
         made = pair_row(Preference(**row | {"prompt": prompt}), prompt_ids, a_ids, b_ids)
         return made | {"weight": made["weight"] * self.judged.factors.get(row["rater"], 1.0)}
+
+    def feedback(self, row: Row) -> Row:
+        reply_ids = self.encoder.reply(row["reply"])
+        prompt, prompt_ids = self._fit(row["prompt"], len(reply_ids))
+        self._measure(feedback=reply_ids)
+        return row | {"prompt": prompt, "prompt_ids": prompt_ids, "reply_ids": reply_ids}
 
     def solution(self, row: Row) -> Row:
         reply = "\n".join(row["steps"])
@@ -273,13 +272,27 @@ TABLES: dict[str, tuple[str, pa.Schema, Callable[[Preparation, Row], Row]]] = {
         ),
         Preparation.solution,
     ),
+    "feedback": (
+        "feedback",
+        pa.schema(
+            [
+                *_SHARED,
+                *((name, _TEXT) for name in ("domain", "rater", "signal", "reply")),
+                *_PROMPT,
+                ("reply_ids", pa.list_(pa.int32())),
+                ("desirable", pa.bool_()),
+                ("weight", pa.float64()),
+            ]
+        ),
+        Preparation.feedback,
+    ),
 }
 
 STAGE = stage.Stage(
     "prepare",
     Params,
     run,
-    reads=tuple(f"raw/{name}" for name in DATASETS),
+    reads=("inputs", *(f"raw/{name}" for name in DATASETS)),
     writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "raters.json", "sealed"),
 )
 

@@ -1,4 +1,4 @@
-"""The canonical records: what a demonstration, a preference, a prompt, a safety item and a solution are.
+"""The canonical records: what a demonstration, a preference, a prompt, a safety item, a solution and feedback are.
 
 Every stage reads and writes these as parquet. A prompt is a list of messages `{role, content}`;
 a *reply* is the text that answers it, without template or special tokens.
@@ -20,6 +20,9 @@ ROLES = ("system", "user", "assistant")
 CANARY = "_canary"  # the source of planted comparisons; no source of people can have this name
 MINED = "mined@"  # and the start of the policy's hash: the source of comparisons of tasks/mine.py
 Choice = Literal["a", "b", "tie", "both_bad", "unsure"]
+# What feedback is read from, and the share of wrong verdicts that is assumed where a row does not say: only `explicit`
+# was asked for; the others are conduct (a vote for a post, asking again, how long a conversation went on).
+SIGNALS = {"explicit": 0.0, "upvote": 0.25, "regeneration": 0.35, "length": 0.45}
 
 
 class Message(TypedDict):
@@ -118,13 +121,35 @@ class Solution:
         return "\n".join(self.steps)
 
 
-Record = Demonstration | Preference | Prompt | Safety | Solution
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """What one person, or their conduct, says of one reply."""
+
+    id: str
+    prompt: list[Message]
+    reply: str
+    desirable: bool
+    signal: str  # a key of SIGNALS
+    noise: float  # estimated share of wrong verdicts, 0..0.5
+    weight: float  # of the row by design
+    rater: str
+    source: str
+    domain: str
+    cluster: str
+    created_at: str | None = None
+    licence: str | None = None
+    owner: str | None = None  # of the prompt, where the source says whose it is
+    tags: str | None = None  # what the rules of ingest found and let pass, by comma
+
+
+Record = Demonstration | Preference | Prompt | Safety | Solution | Feedback
 DATASETS: dict[str, type[Record]] = {
     "demonstrations": Demonstration,
     "preferences": Preference,
     "safety": Safety,
     "prompts": Prompt,
     "solutions": Solution,
+    "feedback": Feedback,
 }
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -136,6 +161,8 @@ _ARROW: dict[str, pa.DataType] = {
     "steps": pa.list_(pa.string()),
     "labels": pa.list_(pa.bool_()),
     "correct": pa.bool_(),
+    "desirable": pa.bool_(),
+    "noise": pa.float64(),
 }
 
 
@@ -192,6 +219,15 @@ def pair_row(row: Preference, prompt_ids: list[int], a_ids: list[int], b_ids: li
 
 def pair_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PAIRS)
+
+
+def signal_weight(noise: float) -> float:
+    """(1 - 2 noise)^2: so many clean verdicts is one worth that is wrong with this chance.
+
+    It is the share of the information about the sign that a symmetric channel lets through, to second order.
+    Hand-worked: noise 0: 1; 0.25: 0.25; 0.5: 0.
+    """
+    return (1 - 2 * noise) ** 2
 
 
 def prompt_key(prompt: list[Message]) -> str:

@@ -1,6 +1,6 @@
 """report: one self-contained page for people: verdict, win rates, training, rewards, replies side by side, lineage.
 
-reads   data/reports/*.json  data/curves/*.csv  data/evaluation
+reads   data/reports/*.json  data/curves/*.csv  data/evaluation  data/raters.json
 writes  data/report.html (deterministic: no date, no seconds, no run id)
 """
 
@@ -19,6 +19,7 @@ from tasks.evaluation import page
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 REPORTS = ("ingest", "validate", "prepare", "sft", "collect", "judge", "objective", "align", "evaluate", "gate")
 CURVES = ("sft", "judge", "align")
+RATERS = "raters.json"
 ITEMS, PAIRS = "evaluation/items.parquet", "evaluation/pairs.parquet"
 
 
@@ -32,7 +33,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     reports = {name: _read_json(data / f"reports/{name}.json") for name in [*REPORTS, *rewards]}
     curves = {name: read_curve(data / f"curves/{name}.csv") for name in [*rewards, *CURVES]}
     items, pairs = (_read_rows(data / path) for path in (ITEMS, PAIRS))
-    text = render(page.build(reports, curves, items, pairs, params.num_samples))
+    raters = _read_json(data / RATERS)
+    text = render(page.build(reports, curves, items, pairs, params.num_samples, raters))
     (data / "report.html").write_text(text, encoding="utf-8", newline="\n")
     return {"num_bytes": len(text.encode())}
 
@@ -68,7 +70,13 @@ STAGE = stage.Stage(
     "report",
     Params,
     run,
-    reads=(ITEMS, PAIRS, *(f"reports/{name}.json" for name in REPORTS), *(f"curves/{name}.csv" for name in CURVES)),
+    reads=(
+        ITEMS,
+        PAIRS,
+        RATERS,
+        *(f"reports/{name}.json" for name in REPORTS),
+        *(f"curves/{name}.csv" for name in CURVES),
+    ),
     writes=("report.html",),
 )
 

@@ -164,6 +164,13 @@ def _solution(columns: Columns) -> Columns:
     }
 
 
+def _feedback(columns: Columns) -> Columns:
+    return {
+        **_of(columns, "domain", "desirable", "signal", "noise", "weight", "rater"),
+        "reply_chars": _stripped(columns["reply"]),
+    }
+
+
 def _has_kind(verifier: str) -> bool:
     try:
         found = json.loads(verifier)
@@ -178,6 +185,7 @@ _DERIVED: dict[str, Callable[[Columns], Columns]] = {
     "safety": _safety,
     "prompts": _prompt,
     "solutions": _solution,
+    "feedback": _feedback,
 }
 _NOTHING: Columns = {field.name: [] for record in DATASETS.values() for field in fields(record)}
 

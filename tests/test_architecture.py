@@ -66,6 +66,12 @@ def test_tasks_do_not_import_flows(path):
     assert not any(module.split(".")[0] == "flows" for module in imports(path))
 
 
+def test_dvc_understands_the_graph():
+    from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
+
+    COMPILED_MULTI_STAGE_SCHEMA(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8")))
+
+
 def test_stage_file_section_and_report_share_a_name():
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for name, stage in graph().items():

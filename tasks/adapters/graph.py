@@ -84,6 +84,19 @@ def version_shards(root: Path) -> None:
                 repo.add([str(root / SHARDS)])
 
 
+def cached_files(root: Path, md5: str) -> list[Path] | None:
+    """The files of a folder that DVC once saved under this hash, in its cache; None where one of them is not there."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        place = repo.cache.local.oid_to_path
+        listing = Path(place(md5 if md5.endswith(".dir") else f"{md5}.dir"))
+        if not listing.is_file():
+            return None
+        files = [Path(place(entry["md5"])) for entry in json.loads(listing.read_text(encoding="utf-8"))]
+    return files if all(file.is_file() for file in files) else None
+
+
 def restore(root: Path, path: str) -> None:
     """Bring back an output that dvc.lock names and that is missing here, where DVC's cache has it."""
     from dvc.exceptions import CheckoutError

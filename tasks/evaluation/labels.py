@@ -43,6 +43,8 @@ MEASURES = (  # key, what it is, unit
 SCORES = (
     ("accuracy", "Pair accuracy", "share"),
     ("ceiling", "Its ceiling: gold utility on the same labels", "share"),
+    ("ceiling_truth", "Ceiling of all stored comparisons: mean of max(p, 1 \u2212 p), p their true label", "share"),
+    ("ceiling_agreement", "Ceiling of all stored comparisons, from the raters’ agreement: approximate", "share"),
     ("accuracy_over_ceiling", "Accuracy over ceiling", "share"),
     ("gold_accuracy", "Pair accuracy on the truth", "share"),
     ("auc_pooled", "AUC, pooled over prompts", "plain"),
@@ -95,6 +97,8 @@ def cell(estimate: Any, unit: str) -> Cell | None:
         return None
     if not isinstance(estimate, Mapping):
         return Cell(written(estimate, unit) if unit == "share" else f"{estimate:.3f}")
+    if estimate["low"] is None:  # too few to say how sure it is
+        return Cell(written(estimate["value"], unit), "", estimate["n"])
     value, low, high = (written(estimate[key], unit) for key in ("value", "low", "high"))
     return Cell(value, f"{low} to {high}", estimate["n"])
 

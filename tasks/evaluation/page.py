@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.evaluation import calibration, charts, comparisons
+from tasks.evaluation import calibration, charts, comparisons, rater_section
 from tasks.evaluation.labels import (
     CURVES,
     JUDGES,
@@ -49,8 +49,12 @@ def build(
     items: Sequence[Row],
     pairs: Sequence[Row],
     num_samples: int,
+    raters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The page. `reports` and `curves` by stage name (`reward@0` for a member); `evaluate` and `gate` must be there."""
+    """The page. `reports` and `curves` by stage name (`reward@0` for a member); `evaluate` and `gate` must be there.
+
+    `raters`: data/raters.json.
+    """
     metrics, gate = reports["evaluate"]["metrics"], reports["gate"]["metrics"]
     models = {name: metrics["models"][name] for name in MODEL_NAMES if name in metrics["models"]}
     return {
@@ -67,7 +71,8 @@ def build(
         "domains": _domains(reports, items, gate),
         "models": [MODEL_NAMES[name] for name in models],
         "measures": _table(MEASURES, list(models.values())),
-        "scorers": _table(SCORES, [metrics["reward"], metrics["judge"]]),
+        "scorers": _table(SCORES, [metrics[name] | rater_section.ceilings(raters) for name in ("reward", "judge")]),
+        "raters": rater_section.build(raters),
         "sources": _sources(metrics),
         "reliability": _reliability(pairs),
         "margins": charts.histogram("Margins, preferred less other", _margins(pairs), "raw margin"),

@@ -4,9 +4,9 @@ Items whose votes are alike in number (two for the first reply, one for the seco
 sums over patterns, so that a bootstrap over items draws how often each pattern comes, whatever the number of items.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,8 +137,8 @@ def tie_share(value: NDArray[np.int8]) -> float:
     return float(((value == TIE) | (value == BOTH_BAD)).sum() / said.sum()) if said.any() else 0.0
 
 
-def clustered(values: Floats, clusters: Sequence[str]) -> Estimate | None:
-    """A mean whose interval takes rows of one cluster as one draw (normal approximation); None without rows."""
+def clustered(values: Floats, clusters: Any) -> Estimate | None:
+    """A mean whose interval takes rows of one cluster [n] as one draw (normal approximation); None without rows."""
     if not len(values):
         return None
     value = float(values.mean())

@@ -157,8 +157,8 @@ def _batches(folder: Path, columns: list[str]) -> Any:
 def compare(now: Mapping[str, Any], before: Mapping[str, Any], options: HoldOptions) -> list[tuple[str, Hold]]:
     """What changed too much since another version; both are metrics of `validate`."""
     holds = []
-    for dataset in before:
-        rows, had = now.get(dataset, {}).get("rows"), before[dataset].get("rows") if dataset != "holds" else None
+    for dataset in DATASETS:
+        rows, had = (document.get(dataset, {}).get("rows") for document in (now, before))
         if had and rows is not None and 1 - rows / had > options.max_drop:
             text = f"{rows} rows, the last registered version had {had}"
             holds.append((dataset, Hold("volume_drop", 1 - rows / had, options.max_drop, text)))

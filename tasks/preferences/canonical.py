@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tasks.preferences import dialogue
@@ -16,7 +16,9 @@ from tasks.preferences.screen import RefusedError
 from tasks.records import (
     CHOICES,
     DATASETS,
+    SIGNALS,
     Demonstration,
+    Feedback,
     Message,
     Preference,
     Prompt,
@@ -25,10 +27,13 @@ from tasks.records import (
     Solution,
     prompt_key,
     row_id,
+    signal_weight,
 )
 
 Value = dict[str, Any]
+_TOMORROW = datetime.now(UTC) + timedelta(days=1)
 _ID = re.compile(r"(?!.*\.\.)[\w.:@#+=-]{1,128}")
+_TAGS = re.compile(r"[a-z_]{1,32}(?:,[a-z_]{1,32}){0,15}")
 
 
 @dataclass(frozen=True)
@@ -72,27 +77,63 @@ def preference(row: Value, source: str) -> list[Record]:
     reply_a, reply_b = text(row, "reply_a"), text(row, "reply_b")
     if choice in ("a", "b") and dialogue.fold(reply_a) == dialogue.fold(reply_b):
         raise RefusedError("identical_pair")
-    rater = row.get("rater", f"source:{source}")
-    if not isinstance(rater, str) or not rater.strip():
-        raise RefusedError("rater_unknown")
+    origin = origin_of_vote(row, source, turns)
     return [
         Preference(
-            id=_id(row, prompt_key(turns), reply_a, reply_b, choice, rater),
+            id=_id(row, prompt_key(turns), reply_a, reply_b, choice, origin["rater"]),
             prompt=turns,
             reply_a=reply_a,
             reply_b=reply_b,
             choice=choice,
-            confidence=_confidence(row),
-            rater=rater,
-            rubric=_optional(row, "rubric"),
-            created_at=_time(row),
             scores=_json(row, "scores"),
             group=_optional(row, "group"),
             weight=1.0 if row.get("weight") is None else _number(row, "weight"),
-            seconds=_number(row, "seconds"),
-            licence=_optional(row, "licence"),
-            **_origin(row, source, turns),
-            domain=_optional(row, "domain") or "general",
+            **origin,
+        )
+    ]
+
+
+def origin_of_vote(row: Value, source: str, turns: list[Message]) -> Value:
+    """What a row says of its rater and of where it comes from. Raises RefusedError."""
+    rater = row.get("rater", f"source:{source}")
+    if not isinstance(rater, str) or not rater.strip():
+        raise RefusedError("rater_unknown")
+    return {
+        "confidence": _confidence(row),
+        "rater": rater,
+        "rubric": _optional(row, "rubric"),
+        "created_at": _time(row),
+        "seconds": _number(row, "seconds"),
+        "licence": _optional(row, "licence"),
+        **_origin(row, source, turns),
+        "domain": _optional(row, "domain") or "general",
+    }
+
+
+def feedback(row: Value, source: str) -> list[Record]:
+    """A verdict on one reply; every `signal` but `explicit` is read from conduct: noisy, so of low weight."""
+    turns = dialogue.prompt(row.get("prompt"))
+    reply = text(row, "reply")
+    desirable, signal = row.get("desirable", row.get("label")), row.get("signal", "explicit")
+    if desirable is None:
+        raise RefusedError("missing_field")
+    if not isinstance(desirable, bool) or not isinstance(signal, str) or signal not in SIGNALS:
+        raise RefusedError("bad_label")
+    noise = SIGNALS[signal] if row.get("noise") is None else _number(row, "noise")
+    if noise > 0.5:
+        raise RefusedError("range")
+    origin = origin_of_vote(row, source, turns)
+    rater = origin["rater"]
+    return [
+        Feedback(
+            id=_id(row, "feedback", prompt_key(turns), reply, desirable, signal, rater),
+            prompt=turns,
+            reply=reply,
+            desirable=desirable,
+            signal=signal,
+            noise=noise,
+            weight=signal_weight(noise) if row.get("weight") is None else _number(row, "weight"),
+            **{key: origin[key] for key in ("rater", "source", "domain", "cluster", "created_at", "licence", "owner")},
         )
     ]
 
@@ -170,9 +211,18 @@ def _steps(value: Any) -> list[str]:
 def _origin(row: Value, source: str, turns: list[Message]) -> dict[str, Any]:
     return {
         "owner": _optional(row, "owner"),
+        "tags": _tags(row),
         "source": _optional(row, "source") or source,
         "cluster": _optional(row, "cluster") or dialogue.cluster(turns),
     }
+
+
+def _tags(row: Value) -> str | None:
+    """What an earlier reading found: a shard is read again after it was redacted."""
+    tags = _optional(row, "tags")
+    if tags is not None and not _TAGS.fullmatch(tags):
+        raise RefusedError("type")
+    return tags
 
 
 def _id(row: Value, *content: object) -> str:
@@ -215,7 +265,7 @@ def _number(row: Value, key: str) -> Any:
 
 
 def _time(row: Value) -> str | None:
-    """RFC 3339 with a zone. Whether it lies in the future is not asked: the answer would change overnight."""
+    """RFC 3339 with a zone, after 1970 and not in the future; a day is let pass, for clocks that differ."""
     value = _optional(row, "created_at")
     if value is None:
         return None
@@ -223,7 +273,7 @@ def _time(row: Value) -> str | None:
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise RefusedError("time") from None
-    if moment.tzinfo is None or moment <= datetime(1970, 1, 2, tzinfo=UTC):
+    if moment.tzinfo is None or not datetime(1970, 1, 2, tzinfo=UTC) < moment < _TOMORROW:
         raise RefusedError("time")
     return value
 
@@ -248,13 +298,23 @@ def is_labelled(row: Value) -> bool:
 
 
 # Keys of the other formats: a row that has one is not a bare prompt.
-_NOT_PROMPT = {"reply", "reply_a", "reply_b", "chosen", "rejected", "expected", "choice", "completion"}
-_NOT_PROMPT |= {"steps", "completions", "response", "label", "desirable", "messages", "output_1", "output_2"}
+_NOT_PROMPT = {"reply", "reply_a", "reply_b", "chosen", "rejected", "expected", "choice", "completion", "output"}
+_NOT_PROMPT |= {"steps", "completions", "response", "label", "desirable", "messages", "output_1", "output_2", "answer"}
+_NOT_PROMPT |= {
+    "answers",
+    "replies",
+    "responses",
+    "response_0",
+    "response_1",
+    "response_a",
+    "response1",
+    "message_tree_id",
+}
 
 KINDS: dict[str, Kind] = {
     "demonstrations": Kind(
         _fields("demonstrations"),
-        lambda row: "prompt" in row and "reply" in row and not {"expected", "desirable", "label"} & set(row),
+        lambda row: "prompt" in row and "reply" in row and not {"expected", "desirable", "label", "signal"} & set(row),
         demonstration,
     ),
     "preferences": Kind(
@@ -267,6 +327,11 @@ KINDS: dict[str, Kind] = {
         _fields("prompts"),
         lambda row: "prompt" in row and not _NOT_PROMPT & set(row),
         prompt,
+    ),
+    "feedback": Kind(
+        _fields("feedback") | {"label"},
+        lambda row: "prompt" in row and "reply" in row and bool({"desirable", "label", "signal"} & set(row)),
+        feedback,
     ),
     "solutions": Kind(
         _fields("solutions") | {"completions"},

@@ -14,6 +14,7 @@ from tasks.preferences.screen import RefusedError
 from tasks.records import ROLES, Message
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 _SPEAKER = {"Human": "user", "Assistant": "assistant"}
 _FOLDED = 1024  # texts remembered folded: a row asks for each of its own several times
 _LONG = 1 << 14  # characters of a text that is not remembered
@@ -46,7 +47,10 @@ def prompt(value: Any) -> list[Message]:
 
 
 def messages(value: Any) -> list[Message]:
-    """Messages as `{role, content}`; other keys of a message are dropped. Raises RefusedError."""
+    """Messages as `{role, content}`, or `{from, value}` in the words of ShareGPT; other keys are dropped.
+
+    Content may be a list of parts of type text. Raises RefusedError.
+    """
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise RefusedError("type")
     if not value:
@@ -54,14 +58,25 @@ def messages(value: Any) -> list[Message]:
     found = []
     for item in value:
         role, content = item.get("role"), item.get("content")
+        if role is None and "from" in item:
+            role, content = item["from"], item.get("value")
         if role is None or content is None:
             raise RefusedError("missing_field")
+        role = _ROLES.get(role, role) if isinstance(role, str) else role
+        if isinstance(content, list):
+            content = _joined(content)
         if not isinstance(role, str) or not isinstance(content, str):
             raise RefusedError("type")
         if role not in ROLES:
             raise RefusedError("bad_dialogue")
         found.append(Message(role=role, content=content))
     return found
+
+
+def _joined(parts: list[Any]) -> str:
+    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+        raise RefusedError("type")
+    return "\n".join(part["text"] for part in parts)
 
 
 def is_transcript(value: Any) -> bool:

@@ -1,13 +1,17 @@
 """Evaluation sets of one's own: files whose rows nothing may be near to, or hold much of."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from tasks.preferences.formats import detect
+from tasks.preferences.containers import open_rows
+from tasks.preferences.formats import Dropped, detect
+from tasks.preferences.grouped import grouped
 from tasks.preferences.screen import BadFileError, RefusedError, Row
 from tasks.preferences.settle import Settler
-from tasks.preferences.sources import SAMPLE, open_rows
+from tasks.preferences.sources import SAMPLE
+from tasks.records import Record
 
 _BATCH = 2000
 
@@ -25,15 +29,16 @@ def hold_out(path: Path, settler: Settler) -> dict[str, int]:
         raise BadFileError(path, "wrong_format", "no row can be read; give the evaluation set in a known format")
     form = detect(sample, path)
     counts = {"rows": 0, "unreadable": 0}
-    every = chain(head, rows)
+    every = grouped(chain(head, rows), form.group) if form.group else chain(head, rows)
     while batch := list(islice(every, _BATCH)):
-        held = []
+        held: list[Sequence[Record]] = []
         for row in batch:
             try:
-                held += [form.convert(row.value, path.name)] if isinstance(row, Row) else []
+                found = form.convert(row.value, path.name) if isinstance(row, Row) else None
             except RefusedError:
-                continue
+                found = None
+            counts["unreadable" if found is None else "rows"] += 1
+            records = [part for part in found or () if not isinstance(part, Dropped)]
+            held += [records] if records else []
         settler.hold_out(held)
-        counts["rows"] += len(held)
-        counts["unreadable"] += len(batch) - len(held)
     return counts

@@ -66,9 +66,9 @@ def judge_shard(
     if len(fresh) < MIN_SHARD or len(old) < MIN_ACCEPTED:
         return Verdict([], warnings, 0, {})
     known = known or Accepted(old)
-    scores = known.flip_scores(fresh)
+    scores = known.judge(fresh)
     rates = flips(fresh, scores, known)
-    suspects = triggers(Corpus(fresh), scores, known.corpus, options.alpha)
+    suspects = triggers(Corpus(fresh), scores.residuals, known.corpus, options.alpha)
     holds = [*flip_holds(rates, options), *_trigger_holds(suspects, options), *_shift_holds(shard, accepted, options)]
     measured = {
         "flip_rate": rates[0].rate,
@@ -80,11 +80,11 @@ def judge_shard(
 
 
 def flip_holds(rates: Sequence[Flips], options: ShardOptions) -> list[Hold]:
-    """Half of alpha for the shard as a whole, half for its raters and domains together."""
+    """Half of alpha for the shard as a whole, half for its raters and domains together, where there are several."""
     found: list[Hold] = []
     for each in sorted(rates, key=lambda each: (each.group != "all", -each.z)):
-        groups = 1 if each.group == "all" else len(rates) - 1
-        bound = max(options.min_flip_rate, float(stats.norm.isf(options.alpha / 2 / groups)) * each.error)
+        tests = 1 if len(rates) == 1 else 2 if each.group == "all" else 2 * (len(rates) - 1)
+        bound = max(options.min_flip_rate, float(stats.norm.isf(options.alpha / tests)) * each.error)
         # Where the whole shard looks flipped, only those who do so more than others are worth a word.
         if each.rate > bound and (not found or each.rate > 2 * found[0].value):
             who = "" if each.group == "all" else f" of {each.group}"

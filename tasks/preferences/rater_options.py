@@ -23,3 +23,5 @@ class RaterOptions(BaseModel):
     long_chars: Count = 400  # of prompt and both replies, from which a comparison is long
     min_votes: Count = 30  # of a rater before anything is said of their habits
     reviewed: tuple[str, ...] = ()  # raters whom a person looked at: their votes are not held out
+    attributes: str | None = None  # a file in data/inputs: what raters say of themselves (csv or JSON Lines)
+    min_group: Annotated[int, Field(ge=2)] = 5  # raters of one group, below which nothing is told of it

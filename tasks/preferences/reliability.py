@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
+from scipy.sparse import csr_array
+from scipy.special import expit, logit, ndtri
 
 from tasks.preferences.agreement import LEVEL
 from tasks.preferences.votes import BOTH_BAD, FIRST, NUM_CLASSES, SECOND, TIE
@@ -18,6 +19,7 @@ MAX_STEPS = 300
 TOLERANCE = 1e-6  # change of any P(class of an item)
 STRENGTH = 10.0  # votes on items of a class that the mean of all raters is worth
 MOST = 0.99  # P(right) that a weight is made of, at most: no rater is beyond doubt
+MAX_JOINT = 2000  # raters whose errors are estimated together; of more, each by itself
 _EXCHANGED = [SECOND, FIRST, TIE, BOTH_BAD]
 
 Floats = NDArray[np.float64]
@@ -28,7 +30,7 @@ class Reliability:
     """Per rater [raters]; a rater without votes on shared items has the mean of all."""
 
     right: Floats  # P(a decided vote is right), where the truth is decided: posterior mean
-    low: Floats  # of its 95% credible interval
+    low: Floats  # of its 95% interval
     high: Floats
     votes: NDArray[np.int64]  # on items that others judged, too
 
@@ -71,9 +73,32 @@ def dawid_skene(
             break
     _, _, counts = _maximise(posterior, place, cells, num_raters)
     hits, misses = counts[:, FIRST, FIRST], counts[:, FIRST, SECOND]
-    low, high = (betaincinv(hits, misses, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    votes = np.bincount(rater, minlength=num_raters)
-    return Reliability(hits / (hits + misses), low, high, votes)
+    right = hits / (hits + misses)
+    half = ndtri((1 + LEVEL) / 2) * _deviation(posterior, place, rater, value, hits * misses / (hits + misses))
+    low, high = expit(logit(right) - half), expit(logit(right) + half)
+    return Reliability(right, low, high, np.bincount(rater, minlength=num_raters))
+
+
+def _deviation(
+    posterior: Floats, place: NDArray[np.int64], rater: NDArray[np.int32], value: NDArray[np.int8], complete: Floats
+) -> Floats:
+    """Standard error of each rater's logit P(right): the truth of the items is not known, only inferred.
+
+    Observed information = complete information [raters] - what is missing, the variance of the score given the votes
+    (Louis 1982, J. R. Stat. Soc. B 44). An item whose side is in doubt moves all of its raters at once.
+    """
+    decided = posterior[:, FIRST] + posterior[:, SECOND]
+    first = posterior[:, FIRST] / np.maximum(decided, 1e-12)
+    doubt = np.sqrt(decided * first * (1 - first))
+    sided = value < TIE
+    moves = np.where(value == FIRST, 1.0, -1.0)[sided] * doubt[place[sided]]
+    if len(complete) > MAX_JOINT:
+        missing = np.bincount(rater[sided], moves**2, len(complete))
+        return 1 / np.sqrt(np.maximum(complete - missing, 0.1 * complete))
+    table = csr_array((moves, (place[sided], rater[sided])), shape=(len(posterior), len(complete)))
+    joint = np.linalg.inv(np.diag(complete) - (table.T @ table).toarray())
+    deviation: Floats = np.sqrt(np.maximum(np.diag(joint), 1 / complete))
+    return deviation
 
 
 def _shared(

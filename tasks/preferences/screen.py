@@ -5,28 +5,27 @@ that lets a native parser loose on it; so rows are cut at b"\\n" alone and judge
 Every row comes out as exactly one of `Row` and `Refusal`, in bounded memory.
 """
 
-import gzip
 import hashlib
 import io
 import json
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from tasks.preferences import plain
+from tasks.preferences.errors import RULE_VERSION, BadFileError, RefusedError
+from tasks.preferences.packed import PACKED, open_unpacked
 from tasks.preferences.plain import MAX_DEPTH
 
-RULE_VERSION = "1"  # of all rules a row can be refused by; raise it when one changes
+__all__ = ["MAX_DEPTH", "RULE_VERSION", "BadFileError", "RefusedError", "open_unpacked"]
+
 REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})  # refusals that say nothing of quality
 MAX_ROW_BYTES = 4 << 20
 MAX_DIGITS = 19  # what a 64-bit integer holds
-MAX_RATIO = 200  # of unpacked to packed bytes; text reaches about 10, a gzip bomb 1,000
-_RATIO_FROM = 16 << 20  # unpacked bytes below which the ratio says nothing
 _CHUNK = 1 << 16
 
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")  # tab, line feed, VT, FF and CR are text
@@ -37,33 +36,15 @@ _HIDDEN = re.compile(
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\],]', re.DOTALL)
 _MAGIC = {
-    b"PK\x03\x04": ("archive_unsafe", "a zip archive (archives are not opened); unpack it and name its files"),
-    b"BZh": ("wrong_format", "compressed with bzip2; unpack it or use gzip"),
-    b"\xfd7zXZ": ("wrong_format", "compressed with xz; unpack it or use gzip"),
+    b"PK\x03\x04": ("archive_unsafe", "a zip archive inside another file; unpack it"),
     b"\x28\xb5\x2f\xfd": ("wrong_format", "compressed with zstd; unpack it or use gzip"),
-    b"\x1f\x8b": ("archive_unsafe", "gzip inside gzip; unpack it"),
+    **{magic: ("archive_unsafe", "compressed twice; unpack it") for magic in PACKED},
+    b"Rar!": ("wrong_format", "a rar archive; pack it as zip or tar"),
+    b"7z\xbc\xaf": ("wrong_format", "a 7z archive; pack it as zip or tar"),
     b"\xff\xfe": ("wrong_encoding", "UTF-16 text; save it as UTF-8"),
     b"\xfe\xff": ("wrong_encoding", "UTF-16 text; save it as UTF-8"),
 }
-
-
-class RefusedError(Exception):
-    """One row is refused; the argument is the reason code."""
-
-    rule_version = RULE_VERSION
-    keeps_excerpt = True
-
-    @property
-    def reason(self) -> str:
-        return str(self.args[0])
-
-
-class BadFileError(ValueError):
-    """A file is refused whole: `path: reason_code: what is wrong; what to do`."""
-
-    def __init__(self, path: object, reason: str, message: str) -> None:
-        super().__init__(f"{path}: {reason}: {message}")
-        self.reason = reason
+Cut = tuple[int, bytes | None, str]  # byte offset, bytes (None: too many), sha256
 
 
 class HeldError(Exception):
@@ -90,23 +71,28 @@ class Refusal:
 
 
 def json_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:
-    """Yield the rows of a JSON Lines file, or of a file holding one JSON array; either may be gzipped.
+    """Yield the rows of a JSON Lines file, or of a file holding one JSON array; either may be compressed.
 
     Counts what was mended (BOM, CRLF, blank lines) in `warnings`. Raises BadFileError for a file refused whole.
     """
     with open_unpacked(path) as stream:
-        head = stream.peek(_CHUNK)
-        _sniff(path, head)
-        cut = _elements if re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", head) else _lines
-        number = 0
-        for number, (offset, raw, sha256) in enumerate(cut(path, stream, warnings), 1):
-            if raw is None:
-                yield Refusal(number, offset, sha256, "row_too_large", "")
-                continue
-            try:
-                yield Row(number, offset, sha256, parse(raw))
-            except RefusedError as refused:
-                yield Refusal(number, offset, sha256, refused.reason, redact(raw))
+        yield from stream_rows(path, stream, warnings)
+
+
+def stream_rows(path: object, stream: io.BufferedReader, warnings: Counter[str]) -> Iterator[Row | Refusal]:
+    """`json_rows` of an open stream; `path` is for messages."""
+    head = stream.peek(_CHUNK)
+    sniff(path, head)
+    cut = _elements if re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", head) else _lines
+    number = 0
+    for number, (offset, raw, sha256) in enumerate(cut(path, stream, warnings), 1):
+        if raw is None:
+            yield Refusal(number, offset, sha256, "row_too_large", "")
+            continue
+        try:
+            yield Row(number, offset, sha256, parse(raw))
+        except RefusedError as refused:
+            yield Refusal(number, offset, sha256, refused.reason, redact(raw))
     if number == 0:
         raise BadFileError(path, "empty_file", "holds no row; remove it from the sources or fill it")
 
@@ -179,69 +165,24 @@ def _mask(match: re.Match[str]) -> str:
     return match[1] or ("0" if match[0].isdigit() else "x")
 
 
-def open_unpacked(path: Path) -> io.BufferedReader:
-    """Open a file for reading, through gzip where its first bytes say so.
-
-    Raises FileNotFoundError; BadFileError for an empty file, and on reading for a gzip bomb or torn gzip.
-    """
-    if not path.is_file():
-        what = "is a folder; name a file in it" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"{path}: {what}")
-    raw = path.open("rb")
-    head = raw.peek(2)[:2]
-    if not head:
-        raw.close()
-        raise BadFileError(path, "empty_file", "holds no byte; remove it from the sources or fill it")
-    return io.BufferedReader(_Gunzip(path, raw), _CHUNK) if head == b"\x1f\x8b" else raw
-
-
-class _Gunzip(io.RawIOBase):
-    """gzip that stops at a bomb and speaks of a torn file in one line."""
-
-    def __init__(self, path: Path, raw: BinaryIO) -> None:
-        self._path, self._raw, self._unpacked = path, raw, 0
-        self._gzip = gzip.GzipFile(fileobj=raw)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            count = self._gzip.readinto(buffer)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BadFileError(self._path, "archive_corrupt", f"torn gzip ({error}); fetch it again") from None
-        self._unpacked += count
-        if self._unpacked > max(_RATIO_FROM, MAX_RATIO * self._raw.tell()):
-            message = f"unpacks to more than {MAX_RATIO} times its size; unpack it by hand if it is trusted"
-            raise BadFileError(self._path, "archive_unsafe", message)
-        return count
-
-    def close(self) -> None:
-        self._gzip.close()
-        self._raw.close()
-        super().close()
-
-
-def _sniff(path: Path, head: bytes) -> None:
+def sniff(path: object, head: bytes) -> None:
     """Refuse a file whose first bytes say that it is not UTF-8 JSON."""
     for magic, (reason, message) in _MAGIC.items():
         if head.startswith(magic):
             raise BadFileError(path, reason, message)
     if head[257:262] == b"ustar":
-        raise BadFileError(
-            path, "archive_unsafe", "a tar archive (archives are not opened); unpack it and name its files"
-        )
+        raise BadFileError(path, "archive_unsafe", "a tar archive inside another file; unpack it")
     if re.match(rb"\x80[\x02-\x05]", head):
         raise BadFileError(path, "wrong_format", "a Python pickle, which is never read; export it as JSON Lines")
     if head.count(0) > len(head) // 5:
         raise BadFileError(path, "wrong_encoding", "UTF-16 or UTF-32 text; save it as UTF-8")
     if head.strip() and not re.search(rb"(?:^|\n)(?:\xef\xbb\xbf)?\s*[{\[]", head):
         raise BadFileError(
-            path, "wrong_format", "no line begins as JSON does; give JSON Lines, a JSON array or parquet"
+            path, "wrong_format", "no line begins as JSON does; give JSON Lines, a JSON array, parquet, or a .csv file"
         )
 
 
-def _lines(path: Path, stream: io.BufferedReader, warnings: Counter[str]) -> Iterator[tuple[int, bytes | None, str]]:
+def _lines(path: object, stream: io.BufferedReader, warnings: Counter[str]) -> Iterator[Cut]:
     """Cut at line feeds only. A row above the size limit is hashed and streamed past: its bytes are None."""
     offset = 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
@@ -266,7 +207,9 @@ def _lines(path: Path, stream: io.BufferedReader, warnings: Counter[str]) -> Ite
         yield start, line, digest.hexdigest()
 
 
-def _elements(path: Path, stream: io.BufferedReader, warnings: Counter[str]) -> Iterator[tuple[int, bytes | None, str]]:
+def _elements(
+    path: object, stream: io.BufferedReader, warnings: Counter[str]
+) -> Iterator[tuple[int, bytes | None, str]]:
     """Cut one JSON array, however it is laid out, into its elements."""
     buffer, start = stream.read(_CHUNK), 0
     skip = buffer.index(b"[") + 1

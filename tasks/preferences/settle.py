@@ -19,7 +19,7 @@ from tasks.preferences.folds import FOLDS, SEALED, fold_of
 from tasks.preferences.multimap import Multimap
 from tasks.preferences.neighbours import Bands, Column, Texts
 from tasks.preferences.shingles import Int, Shingles, containment
-from tasks.records import Demonstration, Message, Preference, Record, Safety, Solution
+from tasks.records import Demonstration, Feedback, Message, Preference, Record, Safety, Solution
 
 HELD_OUT = "held_out"  # the side of evaluation sets of one's own
 SIDES = (*FOLDS, SEALED, HELD_OUT)
@@ -358,7 +358,7 @@ def _replies(record: Record) -> tuple[str, ...]:
         if record.choice in ("a", "b"):
             return pair if record.choice == "a" else pair[::-1]
         return pair if pair[0] <= pair[1] else pair[::-1]
-    if isinstance(record, Demonstration | Solution):
+    if isinstance(record, Demonstration | Feedback | Solution):
         return (record.reply,)
     return (record.reply,) if isinstance(record, Safety) and record.reply else ()
 

@@ -13,16 +13,18 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from tasks.preferences import canonical
+from tasks.preferences.containers import open_rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, HeldError
-from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import Staging
 from tasks.records import DATASETS, content_hash
 
@@ -105,7 +107,7 @@ def _hold(rows: Path, data: Path, entry: dict[str, Any], holds: list[str], measu
     folder = data / "held" / entry["sha256"]
     folder.mkdir(parents=True, exist_ok=True)
     rows.replace(folder / "rows.jsonl")
-    _write_json(folder / "hold.json", {"entry": entry, "holds": holds, "measured": measured})
+    write_json(folder / "hold.json", {"entry": entry, "holds": holds, "measured": measured})
 
 
 def _remedy(data: Path, sha256: str) -> str:
@@ -166,7 +168,7 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules 
     fresh = Source(
         name=NAME,
         where=path,
-        rows=open_rows(path, warnings),
+        rows=chain.from_iterable(part.open(warnings) for part in parts(path)),
         warnings=warnings,
         max_quarantine_rate=max_quarantine_rate,
         rules=rules,
@@ -205,11 +207,11 @@ def _index(index: Path, entry: dict[str, Any]) -> bool:
     shards = _read_index(index)
     if any(known["sha256"] == entry["sha256"] for known in shards):
         return False
-    _write_json(index, {"shards": [*shards, entry]})
+    write_json(index, {"shards": [*shards, entry]})
     return True
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
+def write_json(path: Path, document: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(document, file, indent=2, sort_keys=True)

@@ -8,18 +8,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
-from tasks.preferences import screen, tabular, workers
+from tasks.preferences import screen, workers
 from tasks.preferences.duplicates import Index
+from tasks.preferences.errors import check_schema_version
 from tasks.preferences.formats import FORMATS, Format, detect
+from tasks.preferences.grouped import grouped
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import REPEATS, BadFileError, Refusal, RefusedError, Row
 from tasks.preferences.staging import Staging, Tally
-from tasks.records import DATASETS, Demonstration, Preference, Prompt, Record, prompt_key, row_id
+from tasks.records import DATASETS, Demonstration, Feedback, Preference, Prompt, Record, prompt_key, row_id
 
 SAMPLE = 256  # rows by which a format is recognised
+# No reason to refuse a file whole: what was said before, or not said at all.
+HARMLESS = REPEATS | {"discarded", "draft", "unanswered", "neutral", "histories_differ", "unranked", "single_reply"}
+MAX_CONFLICTS = 0.01  # share of rows that reuse an id, above which ids mean nothing
 _CHUNK = 2000  # rows read at once
 _DATASET = {record: dataset for dataset, record in DATASETS.items()}
 
@@ -40,13 +44,6 @@ class Source:
     max_quarantine_rate: float | None = None  # None: no limit (an accepted shard cannot block later runs)
 
 
-def open_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:
-    """The rows of a local file, whatever it is. Raises FileNotFoundError or BadFileError."""
-    if path.is_file() and tabular.is_parquet(path):
-        return tabular.parquet_rows(path, warnings)
-    return screen.json_rows(path, warnings)
-
-
 def read(source: Source, staging: Staging, index: Index) -> Tally:
     """Stage the records of a source. Raises BadFileError where the source as a whole cannot be trusted."""
     head = list(islice(source.rows, SAMPLE))
@@ -56,8 +53,10 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
         raise BadFileError(source.where, "wrong_format", f"no row can be read ({_counts(reasons)})")
     form = detect(sample, source.where) if source.format == "auto" else FORMATS[source.format]
     tally = Tally(form.name, warnings=source.warnings)
+    rows = chain(head, source.rows)
+    batches = _batches(grouped(rows, form.group) if form.group else rows)
     judge = workers.Judge(form.name, source.rows_source or source.name, source.rules)
-    for batch, verdicts, warnings in workers.judged(_batches(chain(head, source.rows)), judge):
+    for batch, verdicts, warnings in workers.judged(batches, judge):
         tally.input += len(batch)
         tally.warnings.update(warnings)
         verdict = iter(verdicts)
@@ -80,16 +79,18 @@ def _accept(
     row: Row, source: Source, verdict: workers.Verdict, form: Format, index: Index, tally: Tally
 ) -> tuple[Row, list[Record]] | Refusal:
     """One row's records, or why there are none. Where a row gives several, those that repeat are left out."""
+    if "schema_version" in row.value:
+        check_schema_version(f"{source.where}, row {row.line}", row.value)
     if isinstance(verdict, RefusedError):
         return _refuse(row, verdict)
-    reasons = [index.reason(record) for record in verdict]
-    if all(reasons):
+    records, dropped = verdict
+    reasons = [index.reason(record) for record in records]
+    if records and all(reasons):
         return _refuse(row, RefusedError(reasons[0]))
-    if row.value.keys() - form.fields:
+    if not form.any_fields and row.value.keys() - form.fields - {"schema_version"}:
         tally.warnings["unknown_field"] += 1
-    kept = [record for record, reason in zip(verdict, reasons, strict=True) if reason is None]
-    if form.name == "feedback" and not source.imitate_chosen:
-        kept = [record for record in kept if isinstance(record, Prompt)]
+    tally.warnings.update(f"dropped_{reason}" for reason in dropped)
+    kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
     return row, kept
 
 
@@ -98,6 +99,9 @@ def _settle(
 ) -> list[Refusal]:
     """Stage the records of rows; the refusals of those that what came before forbids."""
     refusals = []
+    # A row that says something only together with the next ones has no record of its own.
+    tally.accepted += sum(not records for _, records in rows)
+    rows = [(row, records) for row, records in rows if records]
     for (row, _), verdict in zip(rows, index.settle([records for _, records in rows], source.name), strict=True):
         if verdict.reason is not None:
             refusals.append(_refuse(row, RefusedError(verdict.reason), verdict.near))
@@ -118,8 +122,8 @@ def _refuse(row: Row, refused: RefusedError, near: str | None = None) -> Refusal
 
 
 def _derive(record: Record, source: Source) -> list[Record]:
-    """A preference also gives its prompt for rollouts and, where asked for, a demonstration."""
-    if not isinstance(record, Preference) or not source.derive:
+    """A preference, as feedback, also gives its prompt for rollouts and, where asked for, a demonstration."""
+    if not isinstance(record, Preference | Feedback) or not source.derive:
         return []
     key = prompt_key(record.prompt)
     shared: dict[str, Any] = {
@@ -129,16 +133,29 @@ def _derive(record: Record, source: Source) -> list[Record]:
         "cluster": record.cluster,
     }
     derived: list[Record] = [Prompt(id=key, **shared)]
-    if source.imitate_chosen and record.choice in ("a", "b"):
-        reply = record.reply_a if record.choice == "a" else record.reply_b
+    reply = _liked(record)
+    if source.imitate_chosen and reply:
         derived.append(Demonstration(id=row_id("demonstration", key, reply), reply=reply, **shared))
     return derived
 
 
+def _liked(record: Preference | Feedback) -> str | None:
+    """The reply worth imitating; what conduct alone speaks for is not."""
+    if isinstance(record, Feedback):
+        return record.reply if record.desirable and record.signal == "explicit" else None
+    return {"a": record.reply_a, "b": record.reply_b}.get(record.choice)
+
+
 def _limit(source: Source, tally: Tally) -> None:
-    serious = Counter({reason: n for reason, n in tally.quarantined.items() if reason not in REPEATS})
+    if source.max_quarantine_rate is None or source.max_quarantine_rate == 1:
+        return
+    conflicts = tally.quarantined["id_conflict"]
+    if conflicts > MAX_CONFLICTS * tally.input:
+        message = f"{conflicts} of {tally.input} rows have an id that another row has; give every row one of its own"
+        raise BadFileError(source.where, "id_conflict", message)
+    serious = Counter({reason: n for reason, n in tally.quarantined.items() if reason not in HARMLESS})
     share = serious.total() / tally.input
-    if source.max_quarantine_rate is None or share <= source.max_quarantine_rate:
+    if share <= source.max_quarantine_rate:
         return
     worst = serious.most_common(1)[0][0]
     reason = "wrong_encoding" if worst == "bad_encoding" else "too_many_refused"

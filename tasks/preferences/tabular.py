@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ def is_parquet(path: Path) -> bool:
         return file.read(4) == b"PAR1" or path.suffix == ".parquet"
 
 
-def parquet_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:
-    """Yield the rows of a parquet file. Raises BadFileError where it is torn or holds what is not text or numbers."""
+def parquet_rows(path: Path | str, warnings: Counter[str], content: BytesIO | None = None) -> Iterator[Row | Refusal]:
+    """Yield the rows of a parquet file, or of its content.
+
+    Raises BadFileError where it is torn or holds what is not text or numbers.
+    """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(content or path, page_checksum_verification=True) as file:
             columns = _columns(path, file.schema_arrow, warnings)
             number = 0
             for batch in file.iter_batches(_BATCH, columns=columns):
@@ -79,7 +83,7 @@ def _judge(number: int, value: dict[str, Any]) -> Row | Refusal:
     return Row(number, None, sha256, value)
 
 
-def _columns(path: Path, schema: pa.Schema, warnings: Counter[str]) -> list[str]:
+def _columns(path: Path | str, schema: pa.Schema, warnings: Counter[str]) -> list[str]:
     """The columns worth reading. Dates and the like are dropped and counted: no format holds them."""
     names = []
     for field in schema:

@@ -50,8 +50,12 @@ def triggers(shard: Corpus, scores: Floats, old: Corpus, alpha: float) -> list[T
     for order in ORDERS:
         found += _in_replies(shard, old, order, alpha / (2 * len(ORDERS)))
         found += _in_prompts(shard, scores, old, order, alpha / (2 * len(ORDERS)))
-    found.sort(key=lambda trigger: (trigger.chance, -len(trigger.ngram)))
-    return list({(each.where, each.prompts, each.accepted): each for each in reversed(found)}.values())[::-1]
+    told: list[Trigger] = []
+    for trigger in sorted(found, key=lambda each: (each.chance, -len(each.ngram))):
+        # The same phrase with more or fewer of its words is the same trigger.
+        if not any(trigger.ngram in known.ngram or known.ngram in trigger.ngram for known in told):
+            told.append(trigger)
+    return told
 
 
 def one_sided(corpus: Corpus, order: int, wanted: ngrams.Hashes | None = None) -> "Tally":

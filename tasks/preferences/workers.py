@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from tasks.preferences.formats import FORMATS
+from tasks.preferences.formats import FORMATS, Dropped
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import Refusal, RefusedError, Row
 from tasks.records import Record
@@ -23,7 +23,8 @@ _WAITING = 3  # batches per process that are on their way
 _TIMEOUT = 600  # seconds for a batch, after which its process is taken for dead
 
 Batch = Sequence[Row | Refusal]
-Verdict = list[Record] | RefusedError
+Records = tuple[list[Record], list[str]]  # of a row, and why parts of it were dropped
+Verdict = Records | RefusedError
 Value = dict[str, Any]
 
 
@@ -41,11 +42,19 @@ class Judge:
         found: list[Verdict] = []
         for value in values:
             try:
-                records = convert(value, self.source)
-                found.append(records if self.rules is None else self.rules.judge(records, value, warnings))
+                found.append(self._of_row(convert(value, self.source), value, warnings))
             except RefusedError as refused:
                 found.append(refused)
         return found, warnings
+
+    def _of_row(self, made: Sequence[Record | Dropped], value: Value, warnings: Counter[str]) -> Records:
+        dropped = [part.reason for part in made if isinstance(part, Dropped)]
+        records = [part for part in made if not isinstance(part, Dropped)]
+        if dropped and not records:
+            raise RefusedError(dropped[0])
+        if self.rules is not None and records:
+            records = self.rules.judge(records, value, warnings)
+        return records, dropped
 
 
 def judged(batches: Iterable[Batch], judge: Judge) -> Iterator[tuple[Batch, list[Verdict], Counter[str]]]:

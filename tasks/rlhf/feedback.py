@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
+from tasks.records import read_table
 from tasks.rlhf.batch import Example, Pair
 
 
@@ -27,14 +29,33 @@ class Feedback:
         return self.example.length
 
 
-def from_pairs(pairs: Sequence[Pair]) -> list[Feedback]:
-    """Two rows per pair, `<id>/a` and `<id>/b`: the preferred reply is wanted, the other is not.
+@dataclass(frozen=True)
+class Judged:
+    """A reply that was judged by itself, not in a pair."""
+
+    id: str
+    example: Example
+    desirable: float  # P(it is wanted)
+    weight: float
+
+
+def read(path: Path) -> list[Judged]:
+    """Rows of data/prepared/feedback."""
+    columns = ["id", "prompt_ids", "reply_ids", "desirable", "weight"]
+    return [
+        Judged(row["id"], Example(row["prompt_ids"], row["reply_ids"]), float(row["desirable"]), row["weight"])
+        for row in read_table(path).select(columns).to_pylist()
+    ]
+
+
+def from_pairs(pairs: Sequence[Pair], judged: Sequence[Judged] = ()) -> list[Feedback]:
+    """Two rows per pair, `<id>/a` and `<id>/b`: the preferred reply is wanted, the other is not; then the judged.
 
     A label between 0 and 1 is P(a is wanted), and one less it P(b is wanted). Of a tie nothing is known to be wanted:
-    it gives no row.
+    it gives no row. ValueError where no reply is known to be wanted or unwanted.
     """
     untied = [pair for pair in pairs if pair.label != 0.5]
-    if not untied:
+    if not untied and not judged:
         raise ValueError(
             f"none of the {len(pairs)} pairs has a preferred reply: no reply is known to be wanted or unwanted; "
             "check the sources of ingest"
@@ -44,6 +65,11 @@ def from_pairs(pairs: Sequence[Pair]) -> list[Feedback]:
     wanted = [p for pair in untied for p in (pair.label, 1 - pair.label)]
     weights = [pair.weight for pair in untied for _ in "ab"]
     planted = [pair.planted for pair in untied for _ in "ab"]
+    ids += [f"feedback/{row.id}" for row in judged]
+    examples += [row.example for row in judged]
+    wanted += [row.desirable for row in judged]
+    weights += [row.weight for row in judged]
+    planted += [False] * len(judged)
     return [
         Feedback(*row) for row in zip(ids, examples, mismatch(ids, examples), wanted, weights, planted, strict=True)
     ]

@@ -52,6 +52,7 @@ def _demonstrations(world: list[Item], params: WorldParams, seed: int) -> list[R
 
 def _preferences(world: list[Item], params: WorldParams, seed: int) -> list[Record]:
     rng = random.Random(f"{seed}/preferences")
+    again = random.Random(f"{seed}/overlap")
     panel = raters(params, seed)
     rows: list[Record] = []
     while len(rows) < params.num_preferences:
@@ -59,8 +60,12 @@ def _preferences(world: list[Item], params: WorldParams, seed: int) -> list[Reco
         reply_a, reply_b = (write_reply(item, QUALITIES[rng.choice(list(QUALITIES))], rng) for _ in "ab")
         if reply_a == reply_b:
             continue
-        rows.append(compare(item.prompt, item.domain, json.dumps(item.verifier), (reply_a, reply_b), panel, rng))
-    return rows
+        asked = (item.prompt, item.domain, json.dumps(item.verifier), (reply_a, reply_b))
+        vote = compare(*asked, panel, rng)
+        rows.append(vote)
+        if again.random() < params.overlap:
+            rows.append(compare(*asked, [rater for rater in panel if rater.name != vote.rater], again))
+    return rows[: params.num_preferences]
 
 
 def _safety(world: list[Item], seed: int) -> list[Record]:

@@ -22,6 +22,7 @@ class WorldParams(BaseModel):
     num_raters: Annotated[int, Field(gt=1)]
     length_bias: float  # utility per extra word that raters add to what they see
     noise: Annotated[float, Field(gt=0)] = 1.0  # factor on the raters' temperatures
+    overlap: Annotated[float, Field(ge=0, le=1)] = 0.0  # chance that a second rater judges a comparison, too
     num_careless: Annotated[int, Field(ge=0)] = 0  # of the raters: they answer at random
 
     @model_validator(mode="after")

@@ -132,12 +132,12 @@ def measure(rows: list[Row], history: int, shard: int, seeds: int, kinds: Sequen
 
 def _looks_flipped(rows: list[Row], known: Accepted) -> bool:
     fresh = decided(rows)
-    return bool(holds.flip_holds(flips(fresh, known.flip_scores(fresh), known), OPTIONS))
+    return bool(holds.flip_holds(flips(fresh, known.judge(fresh), known), OPTIONS))
 
 
 def _looks_poisoned(rows: list[Row], known: Accepted) -> bool:
     fresh = decided(rows)
-    return bool(triggers(Corpus(fresh), known.flip_scores(fresh), known.corpus, OPTIONS.alpha))
+    return bool(triggers(Corpus(fresh), known.judge(fresh).residuals, known.corpus, OPTIONS.alpha))
 
 
 def main() -> None:
@@ -146,18 +146,25 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="real pairs in any known format")
     parser.add_argument("--world", type=int, nargs=2, default=(8000, 5000), help="history and shard; 0 0: none")
     options = parser.parse_args()
-    found = {}
+    found: dict[str, Any] = {}
     history, shard = options.world
     if history:
         rows = simulated(history + 3 * shard)
         found["world"] = measure(rows, history, shard, options.seeds, list(KINDS))
         silent = [{**row, "confidence": 1.0} for row in rows]
         found["world, no confidence"] = measure(silent, history, shard, options.seeds, list(KINDS)[:1])
+    history, shard = options.world
+    rows = simulated(history + 3 * shard) if history else []
+    if history:
+        found["world"] = measure(rows, history, shard, options.seeds, list(KINDS))
     if options.pairs:
-        rows = decided(real(options.pairs))
-        shard = len(rows) // 3
+        pairs = decided(real(options.pairs))
+        part = len(pairs) // 3
         kinds = [kind for kind in KINDS if kind != "flipped by one rater"]
-        found[options.pairs.name] = measure(list(rows), len(rows) - shard, shard, options.seeds, kinds)
+        found[options.pairs.name] = measure(list(pairs), len(pairs) - part, part, options.seeds, kinds)
+    if history:
+        silent = [{**row, "confidence": 1.0} for row in rows]
+        found["world, no confidence"] = measure(silent, history, shard, options.seeds, list(KINDS)[:1])
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
     for name, result in found.items():

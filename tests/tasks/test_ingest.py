@@ -94,14 +94,21 @@ def test_solutions_in_steps_are_a_source_like_others(data: Path) -> None:
     assert metrics["quarantined"] == {"total": 4, "id_conflict": 1, "label_count": 1, "bad_label": 1, "empty_text": 1}
     (row,) = read_table(data / "raw/solutions").to_pylist()
     assert (row["steps"], row["labels"], row["correct"]) == (good["steps"], [True, None], True)
-    with pytest.raises(ValueError, match=r"steps.jsonl: too_many_refused: 4 of 5 rows are refused .bad_label 1"):
+    with pytest.raises(ValueError, match=r"steps.jsonl: id_conflict: 1 of 5 rows have an id that another"):
         run(data, put(data, "steps.jsonl", rows))
 
 
 def test_a_gzipped_file_of_dialogues(data: Path) -> None:
     source = put(data, "HH harmless.jsonl.gz", [*HH, {"chosen": "x", "rejected": "y"}])
     metrics = run(data, {**source, "demonstrations": "chosen"})
-    assert metrics["rows"] == {"demonstrations": 30, "preferences": 30, "safety": 0, "prompts": 30, "solutions": 0}
+    assert metrics["rows"] == {
+        "demonstrations": 30,
+        "preferences": 30,
+        "safety": 0,
+        "prompts": 30,
+        "solutions": 0,
+        "feedback": 0,
+    }
     assert metrics["quarantined"] == {"total": 1, "bad_dialogue": 1}
     assert sorted(path.name for path in (data / "raw/preferences").iterdir()) == ["hh-harmless.parquet"]
     assert read_table(data / "raw/demonstrations")["reply"].to_pylist() == ["Yes."] * 30
@@ -128,7 +135,14 @@ def test_a_fresh_shard_adds_preferences_and_touches_no_demonstration(data: Path,
     fresh.write_text("".join(json.dumps(vote) + "\n" for vote in votes))
     shards.accept(fresh, data)
     metrics = run(data, {**source, "demonstrations": "chosen"})
-    assert metrics["rows"] == {"demonstrations": 30, "preferences": 40, "safety": 0, "prompts": 35, "solutions": 0}
+    assert metrics["rows"] == {
+        "demonstrations": 30,
+        "preferences": 40,
+        "safety": 0,
+        "prompts": 35,
+        "solutions": 0,
+        "feedback": 0,
+    }
     assert content_hash(data / "raw/demonstrations") == before
 
 

@@ -286,3 +286,19 @@ def test_votes_held_out_are_counted_and_reach_no_fold(tmp_path):
     assert metrics["raters"]["held_out"] == 1
     kept = run(data, raters={"reviewed": ["lazy"]})
     assert "position_bias" not in kept["left_out"]["pairs"]
+
+
+def test_groups_of_raters_come_from_a_file_of_the_inputs(tmp_path):
+    votes = records()["preferences"]
+    panel = [Preference(**{**vars(v), "id": f"{v.id}-{n}", "rater": f"r{n}"}) for v in votes[:30] for n in range(10)]
+    data = write(tmp_path / "data", records(preferences=panel))
+    (data / "inputs").mkdir()
+    (data / "inputs/who.csv").write_text("rater,trade\n" + "".join(f"r{n},{'ab'[n % 2]}\n" for n in range(10)))
+    run(data, raters={"attributes": "who.csv"})
+    told = json.loads((data / "raters.json").read_text())["groups"]["trade"]
+    assert {value: group["raters"] for value, group in told["groups"].items()} == {"a": 5, "b": 5}
+    assert told["groups"]["a"]["opposed_by_others"]["value"] == 0.0
+    with pytest.raises(ValueError, match=r"prepare.raters.attributes: '../x.csv' lies outside"):
+        run(data, raters={"attributes": "../x.csv"})
+    with pytest.raises(FileNotFoundError, match=r"prepare.raters.attributes: .*gone.csv is not a file"):
+        run(data, raters={"attributes": "gone.csv"})

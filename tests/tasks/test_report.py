@@ -14,6 +14,10 @@ from tasks import gate, records, report, world
 from tasks.adapters import stage
 from tasks.evaluation import page
 from tasks.evaluation.summary import Summary
+from tasks.preferences import raters as preference_raters
+from tasks.preferences.agreement import Estimate
+from tasks.preferences.rater_options import RaterOptions
+from tests.tasks.preferences import rater_votes
 
 HOSTILE = (
     "</p><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}{% raw %} ]]> --> &lt; \" ' "
@@ -102,11 +106,26 @@ def make_reports(items, pairs, simulated=True):
     }
 
 
+def make_raters(folder, name="rater-0"):
+    """As prepare tells of them: three raters of 60 comparisons, one of whom always picks the first."""
+    says = ("a", "b", "tie", "both_bad", "unsure")
+    rows = [
+        rater_votes.row(n, rater, "a" if rater == "lazy" else says[n % (2 + (rater == name) * 3)], domain="xy"[n % 2])
+        for n in range(60)
+        for rater in (name, "rater-1", "lazy")
+    ]
+    truth = Estimate(0.8765, 2000, 0.87, 0.88)
+    judged = preference_raters.judge(rater_votes.read(folder, rows), RaterOptions(), "reliability", truth)
+    return stage.plain(judged.report)
+
+
 @pytest.fixture(scope="session")
-def world_page():
+def world_page(tmp_path_factory):
     rng = random.Random(0)
     items, pairs = make_items(rng), make_pairs(rng)
-    return {"reports": make_reports(items, pairs), "curves": make_curves(rng), "items": items, "pairs": pairs}
+    raters = make_raters(tmp_path_factory.mktemp("raters"))
+    parts = {"reports": make_reports(items, pairs), "curves": make_curves(rng), "items": items, "pairs": pairs}
+    return {**parts, "raters": raters}
 
 
 def written(parts, num_samples=12):
@@ -155,7 +174,8 @@ def poisoned(value):
     reports["align"]["outputs"] = {HOSTILE: HOSTILE}
     reports["align"]["params"] = {HOSTILE: HOSTILE}
     curves = {**value["curves"], "align": {**value["curves"]["align"], HOSTILE: [(1, 1.0), (2, 2.0)]}}
-    return {"reports": reports, "curves": curves, "items": items, "pairs": pairs}
+    raters = {**value["raters"], "says": HOSTILE, "table": [{**value["raters"]["table"][0], "rater": HOSTILE}]}
+    return {"reports": reports, "curves": curves, "items": items, "pairs": pairs, "raters": raters}
 
 
 def test_the_page_shows_every_part(world_page):
@@ -182,6 +202,33 @@ def test_the_page_shows_every_part(world_page):
     assert source.count('<article class="sample">') == 12
     assert "nan" not in source.lower().replace("financ", "")
     assert "None" not in text
+
+
+def test_the_raters_have_a_section(world_page):
+    text = " ".join(" ".join(Reader(written(world_page)).text).split())
+    for part in (
+        "60 comparisons were judged by two raters or more. 180 stored votes: ",
+        "Alpha, nominal",
+        "Domain x",
+        "The 3 raters, by number of votes",
+        "picks by position",
+        "p their true label 87.6% 87.0% to 88.0%",
+        "from the raters’ agreement: approximate",
+    ):
+        assert part in text, part
+    counts = world_page["raters"]
+    assert f"{counts['tie']} ties, {counts['both_bad']} both bad, {counts['unsure']} unsure" in text
+    assert counts["tie"] == counts["both_bad"] == counts["unsure"] == 12
+
+
+def test_where_no_row_names_its_rater_the_page_says_so_and_shows_no_tables(world_page, tmp_path):
+    votes = rater_votes.read(tmp_path, [rater_votes.row(n, "source:hh") for n in range(40)])
+    told = stage.plain(preference_raters.judge(votes, RaterOptions(), "off", None).report)
+    text = " ".join(" ".join(Reader(written({**world_page, "raters": told})).text).split())
+    assert "No row names its rater, so nothing can be said of raters" in text
+    for absent in ("Alpha", "by number of votes", "Ceiling of all stored"):
+        assert absent not in text
+    assert "The raters" not in " ".join(Reader(written({**world_page, "raters": None})).text)
 
 
 def test_the_page_needs_nothing_from_elsewhere(world_page):
@@ -295,6 +342,7 @@ def write_parts(parts, data):
         (data / f"curves/{name}.csv").write_text("\n".join(lines) + "\n")
     for name in ("items", "pairs"):
         records.write_table(pa.Table.from_pylist(parts[name]), data / f"evaluation/{name}.parquet")
+    stage.write_json(data / "raters.json", parts["raters"])
     (data / "models/reward/0").mkdir(parents=True)
 
 
@@ -307,7 +355,7 @@ def test_the_stage_writes_the_page(world_page, tmp_path):
     assert source == written(world_page)
 
 
-@pytest.mark.parametrize("gone", ["reports/gate.json", "curves/align.csv", "evaluation/items.parquet"])
+@pytest.mark.parametrize("gone", ["reports/gate.json", "curves/align.csv", "evaluation/items.parquet", "raters.json"])
 def test_a_missing_input_is_named_and_nothing_is_written(world_page, tmp_path, gone):
     write_parts(world_page, tmp_path)
     (tmp_path / gone).unlink()

@@ -16,7 +16,7 @@ from tasks import validate
 from tasks.adapters import expectations, stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import bounds
-from tasks.records import DATASETS, Demonstration, Preference, Prompt, Safety, Solution, to_table, write_table
+from tasks.records import DATASETS, Demonstration, Feedback, Preference, Prompt, Safety, Solution, to_table, write_table
 
 SUITES = Path(__file__).parents[2] / "data/expectations"
 ASK: Any = [{"role": "user", "content": "Hi"}]
@@ -39,6 +39,19 @@ ROWS: dict[str, list[Any]] = {
     "safety": [Safety(id="1", expected="decline", category="c", **SHARED)],
     "prompts": [Prompt(id="1", domain="d", verifier='{"kind": "exact"}', **SHARED)],
     "solutions": [Solution(id="1", steps=["1 + 2 = 3.", "Yes."], labels=[True, None], domain="d", **SHARED)],
+    "feedback": [
+        Feedback(
+            id="1",
+            reply="Hi.",
+            desirable=True,
+            signal="upvote",
+            noise=0.25,
+            weight=0.25,
+            rater="r",
+            domain="d",
+            **SHARED,
+        )
+    ],
 }
 
 
@@ -83,6 +96,9 @@ def test_good_data_passes_and_data_docs_are_written(tmp_path: Path) -> None:
         (broken("prompts", prompt=[{"role": "assistant", "content": "x"}]), r"in_set\(roles_ok\)"),
         (broken("prompts", verifier="{}"), r"in_set\(verifier_ok\)"),
         (broken("prompts", verifier="not json"), r"in_set\(verifier_ok\)"),
+        (broken("feedback", signal="telepathy"), r"in_set\(signal\)"),
+        (broken("feedback", noise=0.7), r"between\(noise\)"),
+        (broken("feedback", reply=" "), r"between\(reply_chars\)"),
         (broken("solutions", labels=[True]), r"in_set\(label_per_step\)"),
         (broken("solutions", labels=[None, None]), r"in_set\(says_something\)"),
         (broken("solutions", steps=["a", " "]), r"between\(shortest_step_chars\)"),

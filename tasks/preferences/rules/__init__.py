@@ -68,7 +68,7 @@ class Rules:
         self._checks = _checks(options, opt_outs, rubrics, declines)
         # Under another key a row may fare otherwise.
         said = (RULES_VERSION, options.model_dump_json(), opt_outs.salt, *sorted(opt_outs.hashes), *rubrics.known)
-        self.key = hashlib.sha256("\0".join((*said, style_guide)).encode()).hexdigest()
+        self.key = hashlib.sha256("\0".join((*said, style_guide, *self.report()["notes"])).encode()).hexdigest()
 
     @classmethod
     def read(cls, options: RulesOptions, data: Path, declines: Declines | None = None) -> "Rules":

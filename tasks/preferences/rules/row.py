@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from tasks.preferences import dialogue
 from tasks.preferences.rules.disguise import letters
 from tasks.preferences.screen import RefusedError
-from tasks.records import Demonstration, Message, Preference, Record, Safety, Solution, prompt_key, row_id
+from tasks.records import Demonstration, Feedback, Message, Preference, Record, Safety, Solution, prompt_key, row_id
 
 RULES_VERSION = "1"  # of what this package refuses, redacts and warns of; raise it when one of them changes
 SEPARATOR = "\x1f"  # between the texts of a row: the screen has refused rows that hold control characters
@@ -69,14 +69,17 @@ class Row:
         """The records, each with what was found in its row."""
         if not self.tags:
             return self.records
-        tags = ",".join(sorted(self.tags))
-        return [replace(record, tags=tags) for record in self.records]
+        return [replace(record, tags=",".join(sorted(self.tags | _known(record)))) for record in self.records]
+
+
+def _known(record: Record) -> set[str]:
+    return set(record.tags.split(",")) if record.tags else set()
 
 
 def replies_of(record: Record) -> tuple[str, ...]:
     if isinstance(record, Preference):
         return record.reply_a, record.reply_b
-    if isinstance(record, Demonstration):
+    if isinstance(record, Demonstration | Feedback):
         return (record.reply,)
     if isinstance(record, Safety):
         return (record.reply,) if record.reply else ()
@@ -85,7 +88,7 @@ def replies_of(record: Record) -> tuple[str, ...]:
 
 def preferred(record: Record) -> str | None:
     """The reply that a model will imitate or be drawn to: that of a demonstration, the chosen one of a pair."""
-    if isinstance(record, Demonstration):
+    if isinstance(record, Demonstration) or (isinstance(record, Feedback) and record.desirable):
         return record.reply
     if isinstance(record, Preference) and record.choice in ("a", "b"):
         return record.reply_a if record.choice == "a" else record.reply_b
@@ -105,6 +108,6 @@ def _rewritten(record: Record, changed: Mapping[str, str]) -> Record:
         fields |= {"reply_a": changed[record.reply_a], "reply_b": changed[record.reply_b]}
     elif isinstance(record, Solution):
         fields["steps"] = [changed[step] for step in record.steps]
-    elif isinstance(record, Demonstration) or (isinstance(record, Safety) and record.reply):
+    elif isinstance(record, Demonstration | Feedback) or (isinstance(record, Safety) and record.reply):
         fields["reply"] = changed[record.reply]  # type: ignore[index]
     return replace(record, **fields)

@@ -1,6 +1,7 @@
 """KTO: each reply by itself, wanted or not, against a reference point. Ethayarajh 2024, arXiv:2402.01306, eq. 7.
 
-Needs no pairs. Pairs are read as two verdicts: the preferred reply is wanted, the other is not; a tie is left out.
+Needs no pairs: it learns from feedback on single replies (data/prepared/feedback) as they come. Pairs are read as two
+verdicts: the preferred reply is wanted, the other is not; a tie is left out.
 """
 
 from dataclasses import dataclass

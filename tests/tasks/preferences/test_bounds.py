@@ -115,6 +115,7 @@ def metrics(rows: int, a: float = 0.5, auc: float = 0.5) -> dict[str, Any]:
     choices = dict.fromkeys(("tie", "both_bad", "unsure"), 0.0) | {"a": a, "b": 1 - a}
     return {
         "preferences": {"rows": rows},
+        "taxonomy": [],
         "holds": {"preferences": {"decided": rows, "choices": choices, "length_auc": auc}},
     }
 

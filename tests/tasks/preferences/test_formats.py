@@ -6,8 +6,10 @@ import pytest
 
 from tasks.preferences import formats
 from tasks.preferences.formats import FORMATS, detect
+from tasks.preferences.formats import pairs as pair_formats
 from tasks.preferences.screen import BadFileError, RefusedError
-from tasks.records import Demonstration, Preference, Prompt, Safety
+from tasks.records import Feedback, Preference, Safety
+from tests.tasks.preferences import examples
 
 HH = {
     "chosen": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Bye\n\nAssistant: Good bye.",
@@ -51,11 +53,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "canonical_prompts": {"prompt": "Hi", "verifier": {"kind": "exact", "answer": "x"}},
     "canonical_safety": {"prompt": "Hi", "expected": "decline"},
     "canonical_solutions": {"prompt": "Hi", "steps": ["One.", "Two."], "labels": [True, False], "correct": None},
+    **examples.EXAMPLES,
 }
 
 
 def convert(name: str, row: dict[str, Any]) -> list[Any]:
-    return FORMATS[name].convert(row, "test")
+    return list(FORMATS[name].convert(row, "test"))
 
 
 def test_every_format_has_an_example() -> None:
@@ -64,10 +67,9 @@ def test_every_format_has_an_example() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_format_is_recognised_by_content_alone(name: str) -> None:
-    matching = [form.name for form in FORMATS.values() if form.matches(EXAMPLES[name])]
-    assert matching == [name]
+    assert formats.matching(EXAMPLES[name]) == [name]
     assert detect([EXAMPLES[name]] * 9 + [{"what": "else"}], "f").name == name
-    assert convert(name, EXAMPLES[name])
+    assert convert(name, EXAMPLES[name]) or FORMATS[name].group
 
 
 @pytest.mark.parametrize("row", [SHARED, BINARIZED])
@@ -147,13 +149,16 @@ def test_alpaca_ties_and_inputs() -> None:
     assert record.prompt[0]["content"] == "Hi\n\nthere"
 
 
-def test_feedback_gives_a_demonstration_only_where_liked() -> None:
-    assert [type(r) for r in convert("feedback", FEEDBACK)] == [Prompt, Demonstration]
-    assert [type(r) for r in convert("feedback", {**FEEDBACK, "label": False})] == [Prompt]
-    assert [type(r) for r in convert("feedback", {"prompt": "Hi", "response": "x", "desirable": True})] == [
-        Prompt,
-        Demonstration,
-    ]
+def test_feedback_says_whether_a_reply_was_liked() -> None:
+    for row, desirable in (
+        (FEEDBACK, True),
+        ({**FEEDBACK, "label": False}, False),
+        ({"prompt": "Hi", "response": "x", "desirable": True}, True),
+        ({"prompt": [USER], "completion": [{"role": "assistant", "content": "Hello."}], "label": False}, False),
+    ):
+        (record,) = convert("feedback", row)
+        assert isinstance(record, Feedback)
+        assert (record.prompt, record.desirable, record.signal, record.weight) == ([USER], desirable, "explicit", 1.0)
 
 
 def test_chat_ends_in_the_reply() -> None:
@@ -271,5 +276,5 @@ def test_a_tie_may_be_between_equal_replies() -> None:
 
 def test_dialogues_that_begin_alike_share_a_cluster() -> None:
     (longer,) = convert("hh_rlhf", HH)
-    (shorter,) = formats.pairs({**PAIR, "prompt": " HI "}, "test")
+    (shorter,) = pair_formats.pairs({**PAIR, "prompt": " HI "}, "test")
     assert longer.cluster == shorter.cluster

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks.preferences import flips, holds, shards, shift
@@ -116,14 +117,26 @@ def test_rarefied_counts_are_what_draws_give() -> None:
     urn = [kind for kind, count in enumerate(counts) for _ in range(count)]
     rng = random.Random(0)
     drawn = [len(set(rng.sample(urn, 10))) for _ in range(4000)]
-    assert shift.rarefied(shift.np.array(counts), 10) == pytest.approx(sum(drawn) / len(drawn), abs=0.05)
+    assert shift.rarefied(np.array(counts), 10) == pytest.approx(sum(drawn) / len(drawn), abs=0.05)
 
 
-def test_the_score_of_flips_has_mean_zero_and_its_gain_on_flipped_labels() -> None:
-    """Of 0.8 said truly: E[s] = 0.8 s(0.8) + 0.2 s(0.2) = 0.8 (-0.6 / 0.77) + 0.2 (0.6 / 0.23)."""
-    right, wrong = flips.score(shift.np.array([0.8, 0.2]))
-    assert right == pytest.approx(-0.6 / 0.77)
-    assert wrong == pytest.approx(0.6 / 0.23)
+def test_the_residual_of_flips_has_mean_zero_and_its_gain_on_flipped_labels() -> None:
+    """Scores of 0.8 and 0.2: -0.6 / 0.77 and 0.6 / 0.23; the residual of 0.8 is 0.2 of what lies between them."""
+    between = 0.6 / 0.77 + 0.6 / 0.23
+    right, wrong = flips.residual(np.array([0.8, 0.2]))
+    assert right == pytest.approx(-0.2 * between)
+    assert wrong == pytest.approx(0.8 * between)
+    assert 0.8 * right + 0.2 * wrong == pytest.approx(0)
+    turned = 0.8 * (wrong - right) + 0.2 * (right - wrong)
+    assert flips.gain(np.array([0.8, 0.2])) == pytest.approx([turned, turned])
+
+
+def test_a_shard_that_is_harder_to_tell_is_not_taken_for_flipped() -> None:
+    """Only comparisons that the model is unsure of, by the noisiest rater: other than before, but not flipped."""
+    rows = decided(comparisons(4000, 20))
+    hard = np.argsort(KNOWN.judge(rows).gains)[: len(rows) // 3]
+    (whole, *_) = flips.flips([rows[n] for n in hard], KNOWN.judge([rows[n] for n in hard]), KNOWN)
+    assert abs(whole.z) < 2.5
 
 
 @pytest.fixture

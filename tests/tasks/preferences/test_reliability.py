@@ -102,3 +102,17 @@ def test_what_one_rater_alone_judged_says_nothing():
     assert dawid_skene(alone, np.zeros(500, np.int32), np.zeros(500, np.int8), 1) is None
     twice = np.zeros(2, np.int64)
     assert dawid_skene(twice, np.zeros(2, np.int32), np.array([FIRST, SECOND], np.int8), 1) is None  # with oneself
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_items", "per_item"), [(400, 3), (600, 2)])
+def test_the_interval_of_reliability_covers(num_items, per_item):
+    """About 100 shared votes each; taking the inferred truth for known would cover three in four."""
+    rng = np.random.default_rng(1)
+    held = []
+    for seed in range(150):
+        right = rng.uniform(0.65, 0.95, 12)
+        found = dawid_skene(*panel(right, num_items, per_item, seed, tie_share=0.08), num_raters=12)
+        held += list((found.low <= right) & (right <= found.high))
+    print(num_items, per_item, np.mean(held))
+    assert 0.93 <= np.mean(held) <= 0.97

@@ -43,7 +43,9 @@ def judged(row: dict[str, Any], by: Rules | None = None, kind: str = "preference
     warnings: Counter[str] = Counter()
     records: list[Record] = canonical.KINDS[kind].convert(row, "s")
     (record, *_) = (by or rules()).judge(records, row, warnings)
-    assert set(warnings) == set(filter(None, (record.tags or "").split(",")))
+    assert set(warnings) | set(filter(None, row.get("tags", "").split(","))) == set(
+        filter(None, (record.tags or "").split(","))
+    )
     return record, set(warnings)
 
 
@@ -492,3 +494,15 @@ def test_a_preference_keeps_its_other_fields() -> None:
         "mit",
         0.5,
     )
+
+
+def test_the_present_rubric_is_listed_and_names_five_criteria() -> None:
+    data = Path(__file__).parents[3] / "data"
+    rubrics = Rubrics.read(data)
+    assert rubrics.present in rubrics.known[1:]
+    text = (data / "rubric.md").read_text()
+    sections = text.split("\n## ")[1:]
+    assert [section.split("\n")[0][3:] for section in sections] == [
+        "Harmless", "Honest", "Helpful", "Well-formatted", "Appropriate",
+    ]  # fmt: skip
+    assert all("- good: " in section and "- bad: " in section for section in sections)

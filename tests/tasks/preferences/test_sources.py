@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.preferences import shards, tabular
+from tasks.preferences.containers import open_rows
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import FOLDS, fold_of
 from tasks.preferences.screen import BadFileError, Refusal, Row
-from tasks.preferences.sources import Source, open_rows, read
+from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import Staging, Tally, publish
 from tasks.records import read_table
 

@@ -166,3 +166,21 @@ def test_one_kind_of_verdict_is_not_enough(tiny_model):
         planted = [dataclasses.replace(row, planted=True) for row in rows]
         with pytest.raises(ValueError, match=f"replies is {missing} with a weight above 0"):
             train(copy.deepcopy(tiny_model), some + planted)
+
+
+def test_replies_judged_alone_follow_the_pairs_and_share_their_ring():
+    pair = Pair(Example([5], [6, 1]), Example([5], [7, 1]), 1.0, 2.0, "x")
+    alone = [feedback.Judged("f", Example([8], [9, 1]), 0.0, 0.25)]
+    rows = feedback.from_pairs([pair], alone)
+    assert [(row.id, row.desirable, row.weight) for row in rows] == [
+        ("x/a", 1.0, 2.0),
+        ("x/b", 0.0, 2.0),
+        ("feedback/f", 0.0, 0.25),
+    ]
+    assert rows[2].mismatched.prompt_ids == [8]
+    assert rows[2].mismatched.reply_ids in ([6, 1], [7, 1])
+    tie = dataclasses.replace(pair, label=0.5)
+    judged = [*alone, feedback.Judged("g", Example([5], [2, 1]), 1.0, 1.0)]
+    assert [row.id for row in feedback.from_pairs([tie], judged)] == ["feedback/f", "feedback/g"]
+    with pytest.raises(ValueError, match="none of the 1 pairs has a preferred reply"):
+        feedback.from_pairs([tie])

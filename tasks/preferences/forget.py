@@ -1,0 +1,84 @@
+"""Where the rows of somebody who opted out are, and accepted shards without them.
+
+A subject is a rater, the owner of a prompt, or a prompt by its key (`id` in data/raw/prompts).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tasks.preferences import shards
+from tasks.records import content_hash, prompt_key
+
+_COLUMNS = ("rater", "owner", "prompt")
+
+
+def holds(row: Mapping[str, Any], subject: str) -> bool:
+    return subject in (row.get("rater"), row.get("owner")) or subject == prompt_key(row["prompt"])
+
+
+def count(tables: Iterable[Path], subject: str) -> dict[str, int]:
+    """Rows of the subject by table (its file's name), without those that have none."""
+    found: dict[str, int] = {}
+    for path in tables:
+        with pq.ParquetFile(path) as table:
+            columns = [name for name in _COLUMNS if name in table.schema_arrow.names]
+            batches = (batch.to_pylist() for batch in table.iter_batches(columns=columns))
+            rows = sum(holds(row, subject) for batch in batches for row in batch)
+        if rows:
+            found[path.stem] = found.get(path.stem, 0) + rows
+    return found
+
+
+def in_shards(data: Path, subject: str) -> dict[str, int]:
+    """Rows of the subject by accepted shard (its sha256)."""
+    counted = {entry["sha256"]: _rows(path, subject) for path, entry in shards.accepted(data)}
+    return {sha256: rows for sha256, rows in counted.items() if rows}
+
+
+def in_held_shards(data: Path, subject: str) -> dict[str, int]:
+    """The same of shards that wait for a person."""
+    counted = {folder.name: _rows(folder / "rows.jsonl", subject) for folder in shards.held(data)}
+    return {sha256: rows for sha256, rows in counted.items() if rows}
+
+
+def _rows(path: Path, subject: str) -> int:
+    with path.open(encoding="utf-8") as lines:
+        return sum(holds(json.loads(line), subject) for line in lines)
+
+
+def drop_from_shards(data: Path, subject: str) -> None:
+    """Write every shard that holds the subject again, without those rows; one that is then empty goes.
+
+    New files first, then the index, then the old files: a crash in between leaves a whole index, and a second call
+    finishes the work.
+    """
+    held, entries = in_shards(data, subject), []
+    for path, entry in shards.accepted(data):
+        if entry["sha256"] in held:
+            with path.open(encoding="utf-8") as lines:
+                kept = [line for line in lines if not holds(json.loads(line), subject)]
+            if not kept:
+                continue
+            entry = {**entry, "rows": len(kept), "sha256": _write(path.parent, kept)}
+        if entry not in entries:
+            entries.append(entry)
+    if held:
+        shards.write_json(data / "shards" / "index.json", {"shards": entries})
+    for sha256 in held:
+        (data / "shards" / "rows" / f"{sha256}.jsonl").unlink(missing_ok=True)
+
+
+def _write(folder: Path, lines: list[str]) -> str:
+    temporary = folder / f".kept.{os.getpid()}"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    sha256 = content_hash(temporary)
+    temporary.replace(folder / f"{sha256}.jsonl")
+    return sha256

@@ -1,0 +1,49 @@
+"""The input formats, told apart by content: a file per family, a function per format, from a row to records.
+
+Names of files and keys nobody knows decide nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from tasks.preferences import canonical
+from tasks.preferences.formats import argilla, comparisons, label_studio, pairs, rankings, replies
+from tasks.preferences.formats.building import Dropped, Format, Found, Value
+from tasks.preferences.screen import BadFileError
+
+__all__ = ["FORMATS", "Dropped", "Format", "Found", "Value", "detect"]
+
+MIN_SHARE = 0.5  # of the sampled rows that must look like one format
+MIN_LEAD = 0.9  # its share among the rows that look like any
+
+_EXPORTS = (*label_studio.FORMATS, *argilla.FORMATS)
+_OTHERS = (*pairs.FORMATS, *rankings.FORMATS, *comparisons.FORMATS, *replies.FORMATS)
+_CANONICAL = tuple(Format(f"canonical_{name}", c.fields, c.matches, c.convert) for name, c in canonical.KINDS.items())
+FORMATS: dict[str, Format] = {form.name: form for form in (*_CANONICAL, *_OTHERS, *_EXPORTS)}
+
+
+def matching(row: Value) -> list[str]:
+    """The formats that a row looks like. An export of a labelling tool holds columns of every name: it goes first,
+    and bare prompts go last.
+    """
+    exports = [form.name for form in _EXPORTS if form.matches(row)]
+    found = exports or [form.name for form in FORMATS.values() if form.matches(row)]
+    return [name for name in found if name != "canonical_prompts"] or found
+
+
+def detect(rows: Iterable[Value], path: object) -> Format:
+    """The format that a sample of rows is in.
+
+    Raises BadFileError naming what was seen where no format, or more than one, explains the sample.
+    """
+    rows = list(rows)
+    votes = Counter(name for row in rows for name in matching(row))
+    known = ", ".join(FORMATS)
+    if not votes or votes.most_common(1)[0][1] < MIN_SHARE * len(rows):
+        keys = ", ".join(sorted({key[:40] for row in rows[:100] for key in row})[:12]) or "none"
+        raise BadFileError(path, "wrong_format", f"rows with the keys {keys} are in no known format ({known})")
+    (best, count), *others = votes.most_common()
+    if others and count < MIN_LEAD * votes.total():
+        seen = ", ".join(f"{name} in {seen} of {len(rows)} rows" for name, seen in votes.most_common())
+        raise BadFileError(path, "wrong_format", f"looks like {seen}; split the file or set `format` of its source")
+    return FORMATS[best]

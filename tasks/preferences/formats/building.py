@@ -1,0 +1,205 @@
+"""What the formats build records from: fields read, verdicts understood, comparisons and rankings put together.
+
+A converter raises RefusedError with a reason code. Names of files and keys nobody knows decide nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from json import dumps
+from typing import Any, TypeGuard
+
+from tasks.preferences import dialogue
+from tasks.preferences.screen import RefusedError
+from tasks.records import Demonstration, Feedback, Message, Preference, Record, prompt_key, row_id, signal_weight
+
+Value = dict[str, Any]
+REPLY_KEYS = ("response", "text", "content", "completion", "reply", "answer", "output", "body", "value")
+SCORE_KEYS = ("overall_score", "score", "rating", "fine-grained_score", "reward")
+MOST_REPLIES = 64  # of a ranking: it gives 2,016 pairs
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A part of a row that gives no record: counted in the warnings; where all parts are dropped, the row's reason."""
+
+    reason: str
+
+
+Found = Sequence[Record | Dropped]
+
+
+@dataclass(frozen=True)
+class Format:
+    name: str
+    fields: frozenset[str]  # keys it reads; others are dropped and counted
+    matches: Callable[[Value], bool]  # by keys and kinds only: a bad row of this format still matches
+    convert: Callable[[Value, str], Found]  # (row, source) -> records
+    # Rows that stand together and have the same key are converted as one: the last has all of them under GROUP.
+    # The key is made of one row, which is refused here where it is bad by itself.
+    group: Callable[[Value], object] | None = None
+    any_fields: bool = False  # columns have names of the user: none is unknown
+
+
+GROUP = "_group"
+
+
+def compare(
+    turns: list[Message], reply_a: str, reply_b: str, choice: str, source: str, rater: str | None = None, **more: Any
+) -> Preference:
+    """A preference whose sides stand as they were shown. Equal replies are refused where one is said to be better."""
+    if choice in ("a", "b") and dialogue.fold(reply_a) == dialogue.fold(reply_b):
+        raise RefusedError("identical_pair")
+    rater = rater or f"source:{source}"
+    scores = more.pop("scores", None)
+    fixed: dict[str, Any] = {"confidence": 1.0, "domain": "general", "source": source, "cluster": None} | more
+    fixed["cluster"] = fixed["cluster"] or dialogue.cluster(turns)
+    return Preference(
+        id=row_id(prompt_key(turns), reply_a, reply_b, choice, rater.removeprefix("source:")),
+        prompt=turns,
+        reply_a=reply_a,
+        reply_b=reply_b,
+        choice=choice,
+        rater=rater,
+        scores=dumps(scores, sort_keys=True) if scores else None,
+        **fixed,
+    )
+
+
+def better(turns: list[Message], preferred: str, other: str, source: str, tie: bool = False, **more: Any) -> Preference:
+    """A preference from a format that names the better reply: the side it stands on is drawn by hash."""
+    swap = int(row_id(prompt_key(turns), preferred, other), 16) % 2 == 1
+    reply_a, reply_b = (other, preferred) if swap else (preferred, other)
+    if swap and more.get("scores"):
+        more["scores"] = {name: pair[::-1] for name, pair in more["scores"].items()}
+    return compare(turns, reply_a, reply_b, "tie" if tie else "b" if swap else "a", source, **more)
+
+
+def ranking(
+    turns: list[Message],
+    replies: Sequence[str],
+    ranks: Sequence[float],
+    source: str,
+    scores: Mapping[str, Sequence[float | None]] | None = None,
+    **more: Any,
+) -> list[Preference]:
+    """Every pair of k ranked replies, each of weight 1 / C(k, 2), of one group; the lowest rank is best, equals tie.
+
+    Pairs of equal replies are left out. `scores`: {objective: one per reply}. Raises RefusedError.
+    """
+    if len(replies) < 2:
+        raise RefusedError("missing_field")
+    if len(replies) > MOST_REPLIES:
+        raise RefusedError("range")
+    weight = 1 / (len(replies) * (len(replies) - 1) / 2)
+    rater = more.get("rater") or source
+    more = {"group": row_id(prompt_key(turns), list(zip(replies, ranks, strict=True)), rater), **more}
+    found = []
+    for i, j in combinations(range(len(replies)), 2):
+        if dialogue.fold(replies[i]) == dialogue.fold(replies[j]):
+            continue
+        first, second = (i, j) if ranks[i] <= ranks[j] else (j, i)
+        of_pair = {
+            name: [values[first], values[second]]
+            for name, values in (scores or {}).items()
+            if values[first] is not None and values[second] is not None
+        }
+        tie = ranks[i] == ranks[j]
+        found.append(better(turns, replies[first], replies[second], source, tie, weight=weight, scores=of_pair, **more))
+    if not found:
+        raise RefusedError("identical_pair")
+    return found
+
+
+def rated(
+    turns: list[Message], reply: str, desirable: bool, source: str, rater: str | None = None, **more: Any
+) -> Feedback:
+    """Feedback on one reply; `signal`, `noise` and `weight` may be given."""
+    signal, noise = more.pop("signal", "explicit"), more.pop("noise", 0.0)
+    rater = rater or f"source:{source}"
+    fixed: dict[str, Any] = {
+        "weight": signal_weight(noise),
+        "domain": "general",
+        "source": source,
+        "cluster": None,
+    } | more
+    fixed["cluster"] = fixed["cluster"] or dialogue.cluster(turns)
+    return Feedback(
+        id=row_id("feedback", prompt_key(turns), reply, desirable, signal, rater),
+        prompt=turns,
+        reply=reply,
+        desirable=desirable,
+        signal=signal,
+        noise=noise,
+        rater=rater,
+        **fixed,
+    )
+
+
+def demonstration(turns: list[Message], reply: str, source: str, domain: str = "general") -> Demonstration:
+    return Demonstration(
+        id=row_id("demonstration", prompt_key(turns), reply),
+        prompt=turns,
+        reply=reply,
+        source=source,
+        domain=domain,
+        cluster=dialogue.cluster(turns),
+    )
+
+
+def sides(row: Value, key_a: str, key_b: str, choice: str) -> tuple[str, str]:
+    """Both replies of a row. Raises RefusedError, with a name of its own where the label points at a missing one."""
+    if choice in ("a", "b") and row.get(key_a if choice == "a" else key_b) is None:
+        raise RefusedError("dangling_label")
+    return dialogue.text(row, key_a), dialogue.text(row, key_b)
+
+
+def first_key(item: Value, keys: Sequence[str]) -> str:
+    """The first of the keys that the item has, or the first of all."""
+    return next((key for key in keys if item.get(key) is not None), keys[0])
+
+
+def number(item: Value, key: str) -> float:
+    """A number that must be there. Raises RefusedError."""
+    value = item.get(key)
+    if value is None:
+        raise RefusedError("missing_field")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RefusedError("type")
+    return float(value)
+
+
+def one_of(row: Value, key: str, choices: Mapping[Any, str]) -> str:
+    """A label looked up. Raises RefusedError."""
+    value = row.get(key)
+    if value is None:
+        raise RefusedError("missing_field")
+    if isinstance(value, list | dict) or value not in choices:
+        raise RefusedError("bad_label")
+    return choices[value]
+
+
+def clipped(value: Any) -> str:
+    return value if isinstance(value, str) and value.strip() else "general"
+
+
+def moment(value: Any) -> str | None:
+    """A time as RFC 3339 with a zone, from that or from seconds since 1970; None for anything else."""
+    if isinstance(value, str):
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return value if found.tzinfo else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 86_400 < value < 1e11:
+        return datetime.fromtimestamp(value, UTC).isoformat()
+    return None
+
+
+def has(row: Value, *keys: str) -> bool:
+    return all(key in row for key in keys)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,240 @@
+"""Rankings of k replies: canonical ones, UltraFeedback's scores, Nectar's ranks, OpenAssistant's trees."""
+
+from typing import Any
+
+from tasks.preferences import canonical, dialogue
+from tasks.preferences.dialogue import text
+from tasks.preferences.formats.building import (
+    GROUP,
+    REPLY_KEYS,
+    SCORE_KEYS,
+    Dropped,
+    Format,
+    Found,
+    Value,
+    first_key,
+    is_number,
+    number,
+    ranking,
+)
+from tasks.preferences.screen import RefusedError
+from tasks.records import Message
+
+_LISTS = ("replies", "responses", "answers", "completions", "candidates", "generations", "outputs")
+_RANKS = ("ranks", "ranking", "rankings", "rank", "order")
+_SCORES = ("scores", "rewards", "ratings")
+_PROMPTS = ("prompt", "instruction", "question", "query")
+
+
+def rankings(row: Value, source: str) -> Found:
+    """`prompt`, `replies`, and `ranks` (1 is best; equal ranks tie), or `order` (positions from 0, the best first;
+    a list among them ties), or `scores` (the highest is best).
+    """
+    turns = dialogue.prompt(row.get(first_key(row, _PROMPTS)))
+    replies = row.get(first_key(row, _LISTS))
+    if not isinstance(replies, list):
+        raise RefusedError("missing_field" if replies is None else "type")
+    texts = [_reply(item) for item in replies]
+    more = canonical.origin_of_vote(row, source, turns)
+    if row.get("group"):
+        more["group"] = row["group"]
+    return ranking(turns, texts, _ranks(row, len(texts)), **more)
+
+
+def _ranks(row: Value, count: int) -> list[float]:
+    key = first_key(row, (*_RANKS, *_SCORES))
+    given = row.get(key)
+    if given is None:
+        raise RefusedError("missing_field")
+    if not isinstance(given, list):
+        raise RefusedError("type")
+    ranks = _from_order(given, count) if key == "order" else given
+    if len(ranks) != count:
+        raise RefusedError("label_count")
+    if not all(is_number(rank) for rank in ranks):
+        raise RefusedError("bad_label")
+    return [-float(rank) if key in _SCORES else float(rank) for rank in ranks]
+
+
+def _from_order(order: list[Any], count: int) -> list[float]:
+    ranks: dict[int, float] = {}
+    for rank, place in enumerate(order):
+        for position in place if isinstance(place, list) else [place]:
+            if not isinstance(position, int) or isinstance(position, bool) or position in ranks:
+                raise RefusedError("bad_label")
+            if not 0 <= position < count:
+                raise RefusedError("dangling_label")
+            ranks[position] = float(rank)
+    if len(ranks) != count:
+        raise RefusedError("label_count")
+    return [ranks[position] for position in range(count)]
+
+
+def _reply(item: Any) -> str:
+    """A reply of a list: a text, or an object that holds it. Raises RefusedError."""
+    item = item if isinstance(item, dict) else {"response": item}
+    return text(item, first_key(item, REPLY_KEYS))
+
+
+def scored(row: Value, source: str) -> Found:
+    """Completions with scores, as UltraFeedback has them: every pair, each of weight 1 / number of pairs.
+
+    Cui 2023, arXiv:2310.01377. Equal scores are a tie. The ratings of its aspects become scores of objectives.
+    """
+    turns = dialogue.prompt(row.get(first_key(row, _PROMPTS)))
+    completions = row.get("completions")
+    if not isinstance(completions, list) or not all(isinstance(item, dict) for item in completions):
+        raise RefusedError("type")
+    if len(completions) < 2:
+        raise RefusedError("missing_field")
+    replies = [text(item, first_key(item, REPLY_KEYS)) for item in completions]
+    ranks = [-number(item, first_key(item, SCORE_KEYS)) for item in completions]
+    return ranking(turns, replies, ranks, source, _aspects(completions))
+
+
+def _aspects(completions: list[Value]) -> dict[str, list[float | None]]:
+    """UltraFeedback: `annotations: {aspect: {Rating: "1".."5" or "N/A"}}` of each completion."""
+    found: dict[str, list[float | None]] = {}
+    for position, item in enumerate(completions):
+        annotations = item.get("annotations")
+        for name, annotation in annotations.items() if isinstance(annotations, dict) else ():
+            rating = annotation.get("Rating") if isinstance(annotation, dict) else None
+            if isinstance(rating, str) and rating.isdigit():
+                found.setdefault(name, [None] * len(completions))[position] = float(rating)
+    return {name: values for name, values in found.items() if sum(value is not None for value in values) > 1}
+
+
+def nectar(row: Value, source: str) -> Found:
+    """`answers`, each with its text and its `rank` (1 is best). Zhu 2023, Nectar."""
+    turns = dialogue.prompt(row.get(first_key(row, _PROMPTS)))
+    answers = row.get("answers")
+    if not isinstance(answers, list) or not all(isinstance(item, dict) for item in answers):
+        raise RefusedError("type")
+    replies = [text(item, first_key(item, ("answer", *REPLY_KEYS))) for item in answers]
+    return ranking(turns, replies, [number(item, "rank") for item in answers], source)
+
+
+def oasst_messages(row: Value, source: str) -> Found:
+    """OpenAssistant: messages of trees, one to a row; replies to one message are ranked, 0 the best.
+
+    Köpf 2023, arXiv:2304.07327. A tree's rows stand together; without ranked replies it gives nothing.
+    """
+    if not row.get(GROUP):
+        return []
+    messages = {message["message_id"]: message for message in row[GROUP]}
+    children: dict[str, list[Value]] = {}
+    for message in messages.values():
+        children.setdefault(message.get("parent_id") or "", []).append(message)
+    found: list[Any] = []
+    for parent, replies in children.items():
+        if parent in messages:
+            found += _ranked(_path(messages, parent), replies, source)
+    return found
+
+
+def oasst_tree(row: Value, source: str) -> Found:
+    """OpenAssistant: a whole tree in one row, `prompt` with its `replies`, and theirs."""
+    root = row.get("prompt")
+    if not isinstance(root, dict):
+        raise RefusedError("missing_field" if root is None else "type")
+    found: list[Any] = []
+    pending: list[tuple[Value, list[Message]]] = [(root, [])]
+    while pending:
+        node, before = pending.pop()
+        turns = [*before, _turn(node)]
+        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
+        found += _ranked(turns, replies, source)
+        pending += [(reply, turns) for reply in reversed(replies)]
+    return found or [Dropped("unranked")]
+
+
+def _ranked(turns: list[Message], replies: list[Value], source: str) -> list[Any]:
+    ranked = [
+        reply
+        for reply in replies
+        if is_number(reply.get("rank")) and reply.get("role") == "assistant" and not _is_deleted(reply)
+    ]
+    if len(ranked) < 2:
+        return []
+    try:
+        prompt = dialogue.check_prompt(turns)
+        return list(ranking(prompt, [text(r, "text") for r in ranked], [r["rank"] for r in ranked], source))
+    except RefusedError as refused:
+        return [Dropped(refused.reason)]
+
+
+def _path(messages: dict[str, Value], last: str) -> list[Message]:
+    turns: list[Message] = []
+    key: str | None = last
+    while key in messages and len(turns) <= len(messages):
+        turns.insert(0, _turn(messages[key]))
+        key = messages[key].get("parent_id")
+    return turns
+
+
+def _turn(message: Value) -> Message:
+    role = {"prompter": "user"}.get(str(message.get("role")), str(message.get("role")))
+    return Message(role=role, content=text(message, "text"))
+
+
+def _is_deleted(message: Value) -> bool:
+    return message.get("deleted") is True or message.get("review_result") is False
+
+
+def _tree_of(row: Value) -> object:
+    if not isinstance(row.get("message_id"), str):
+        raise RefusedError("missing_field" if row.get("message_id") is None else "type")
+    if row.get("role") not in ("prompter", "assistant"):
+        raise RefusedError("bad_dialogue")
+    _turn(row)
+    return row.get("message_tree_id")
+
+
+def _is_ranking(row: Value) -> bool:
+    if canonical.is_labelled(row) or ("completions" in row and _has_objects(row["completions"])):
+        return False
+    if any(_has_objects(row.get(key)) and "rank" in row[key][0] for key in ("answers",)):
+        return False
+    return any(isinstance(row.get(key), list) for key in _LISTS) and any(key in row for key in (*_RANKS, *_SCORES))
+
+
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+_VOTE = {"id", "rater", "confidence", "rubric", "source", "domain", "cluster", "created_at", "group", "seconds"}
+FORMATS = (
+    Format(
+        "rankings",
+        frozenset({*_PROMPTS, *_LISTS, *_RANKS, *_SCORES, *_VOTE, "licence"}),
+        _is_ranking,
+        rankings,
+    ),
+    Format(
+        "scored",
+        frozenset({"instruction", "prompt", "completions"}),
+        lambda row: "completions" in row and not canonical.is_labelled(row) and not _is_ranking(row),
+        scored,
+    ),
+    Format(
+        "nectar",
+        frozenset({*_PROMPTS, "answers"}),
+        lambda row: _has_objects(row.get("answers")) and "rank" in row["answers"][0],
+        nectar,
+    ),
+    Format(
+        "oasst_messages",
+        frozenset(
+            {"message_id", "parent_id", "message_tree_id", "role", "text", "rank", "deleted", "review_result", GROUP}
+        ),
+        lambda row: "message_id" in row and "role" in row and "text" in row,
+        oasst_messages,
+        group=_tree_of,
+    ),
+    Format(
+        "oasst_tree",
+        frozenset({"message_tree_id", "prompt"}),
+        lambda row: "message_tree_id" in row and isinstance(row.get("prompt"), dict),
+        oasst_tree,
+    ),
+)

@@ -1,0 +1,27 @@
+"""The raters of a workspace: stored votes, the simulated truth where there is one, what raters say of themselves."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.preferences import ceiling, rater_groups, raters, votes
+from tasks.preferences.rater_options import RaterOptions, Weighting
+from tasks.preferences.raters import Judgement
+from tasks.world import WorldParams
+
+
+def judge(data: Path, options: RaterOptions, weighting: Weighting, world: WorldParams | None, seed: int) -> Judgement:
+    """Of data/raw/preferences, with groups in its report. Raises ValueError or FileNotFoundError as its parts do."""
+    folder = data / "raw/preferences"
+    stored = votes.read(folder)
+    judged = raters.judge(stored, options, weighting, ceiling.of_world(folder, world, seed))
+    judged.report["groups"] = _groups(stored, options, data / "inputs")
+    return judged
+
+
+def _groups(stored: votes.Votes, options: RaterOptions, inputs: Path) -> dict[str, Any]:
+    if options.attributes is None:
+        return {}
+    path = inputs / options.attributes
+    if not path.resolve().is_relative_to(inputs.resolve()):
+        raise ValueError(f"prepare.raters.attributes: {options.attributes!r} lies outside {inputs}; copy it there")
+    return rater_groups.compare(stored, rater_groups.read(path), options.min_group)

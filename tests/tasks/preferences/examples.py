@@ -1,0 +1,274 @@
+"""Rows as published datasets and labelling tools have them, extra columns and all."""
+
+from typing import Any
+
+USER = {"role": "user", "content": "Hi"}
+HELLO, GO = ({"role": "assistant", "content": text} for text in ("Hello.", "Go."))
+RANKINGS: dict[str, Any] = {"prompt": "Hi", "replies": ["Hm.", "Hello.", "Go."], "ranks": [2, 1, 2], "rater": "ann"}
+NECTAR = {
+    "prompt": "\n\nHuman: Hi\n\nAssistant: ",
+    "answers": [
+        {"answer": "Go.", "model": "gpt-3.5-turbo", "rank": 2.0},
+        {"answer": "Hello.", "model": "gpt-4", "rank": 1.0},
+    ],
+    "turns": 1,
+    "num_responses": 2,
+    "source": ["lmsys-chat-1m"],
+    "good_natured": True,
+}
+PKU = {
+    "prompt": "Hi",
+    "response_0": "Go.",
+    "response_1": "Hello.",
+    "prompt_source": "x",
+    "is_response_0_safe": False,
+    "is_response_1_safe": True,
+    "response_0_severity_level": 2,
+    "better_response_id": 1,
+    "safer_response_id": 1,
+    "response_0_sha256": "ab",
+}
+SHP = {
+    "post_id": "qt3nxl",
+    "domain": "askculinary_train",
+    "upvote_ratio": 0.98,
+    "history": "Hi",
+    "c_root_id_A": "hkh25sc",
+    "created_at_utc_A": 1636822112,
+    "score_A": 340,
+    "score_B": 85,
+    "human_ref_A": "Hello.",
+    "human_ref_B": "Go.",
+    "labels": 1,
+    "seconds_difference": 0.0,
+    "score_ratio": 4.0,
+}
+SUMMARIES = {
+    "info": {
+        "id": "t3_x",
+        "post": "I met somebody.",
+        "title": "Hi",
+        "subreddit": "advice",
+        "site": None,
+        "article": None,
+    },
+    "summaries": [
+        {"text": " Go.", "policy": "sup4", "note": None},
+        {"text": " Hello.", "policy": "ref", "note": None},
+    ],
+    "choice": 1,
+    "worker": "ikNmucwunMnYJCQpnq6ZYb57OW7NiD",
+    "batch": "batch0_cnndm",
+    "split": "valid2",
+    "extra": {"confidence": 8},
+}
+WEBGPT = {
+    "question": {"dataset": "eli5", "id": "x", "full_text": "Hi"},
+    "quotes_0": {"title": [], "extract": []},
+    "answer_0": "Go.",
+    "tokens_0": {"prefix": [1, 2], "completion": [3]},
+    "score_0": -0.5,
+    "quotes_1": {"title": [], "extract": []},
+    "answer_1": "Hello.",
+    "tokens_1": {"prefix": [1, 2], "completion": [3]},
+    "score_1": 0.5,
+}
+ARENA = {
+    "question_id": "58210e39b3fd4441a2bd4a518bb44c2d",
+    "model_a": "chatglm-6b",
+    "model_b": "koala-13b",
+    "winner": "model_b",
+    "judge": "arena_user_973",
+    "conversation_a": [USER, GO],
+    "conversation_b": [USER, HELLO],
+    "turn": 1,
+    "anony": True,
+    "language": "English",
+    "tstamp": 1682351591.1322,
+    "openai_moderation": {"flagged": False},
+}
+WINNERS = {
+    "id": 30192,
+    "model_a": "gpt-4",
+    "model_b": "koala",
+    "prompt": '["Hi"]',
+    "response_a": '["Hello."]',
+    "response_b": '["Go."]',
+    "winner_model_a": 1,
+    "winner_model_b": 0,
+    "winner_tie": 0,
+}
+HELPSTEER2_PREFERENCE = {
+    "split": "train",
+    "prompt": "Hi",
+    "response_1": "Go.",
+    "response_2": "Hello.",
+    "preference_strength": 2,
+    "preference_statement": "@Response 2 is better.",
+    "preference_elaboration": "It greets.",
+    "three_most_similar_preferences": [],
+    "all_preferences_unprocessed": [],
+}
+HELPSTEER3 = {
+    "domain": "general",
+    "language": "english",
+    "context": [USER],
+    "response1": "Hello.",
+    "response2": "Go.",
+    "overall_preference": -3,
+    "individual_preference": [{"score": -3, "reasoning": "x", "feedback1": "y", "feedback2": "z"}],
+}
+HELPSTEER = {
+    "prompt": "Hi",
+    "response": "Hello.",
+    "helpfulness": 4,
+    "correctness": 4,
+    "coherence": 4,
+    "complexity": 1,
+    "verbosity": 1,
+}
+OASST = {
+    "message_id": "m1",
+    "parent_id": None,
+    "user_id": "u",
+    "created_date": "2023-02-05T14:23:50.983374+00:00",
+    "text": "Hi",
+    "role": "prompter",
+    "lang": "en",
+    "review_count": 3,
+    "review_result": True,
+    "deleted": False,
+    "rank": None,
+    "message_tree_id": "m1",
+    "tree_state": "ready_for_export",
+}
+TREE = {
+    "message_tree_id": "m1",
+    "tree_state": "ready_for_export",
+    "prompt": {
+        "message_id": "m1",
+        "text": "Hi",
+        "role": "prompter",
+        "replies": [
+            {"message_id": "m2", "text": "Go.", "role": "assistant", "rank": 1, "replies": []},
+            {"message_id": "m3", "text": "Hello.", "role": "assistant", "rank": 0, "replies": []},
+        ],
+    },
+}
+SHAREGPT = {"id": "x_0", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]}
+ALPACA_DEMO = {"instruction": "Hi", "input": "", "output": "Hello.", "text": "Below is an instruction ..."}
+LABEL_STUDIO = {
+    "id": 7,
+    "data": {"prompt": "Hi", "answer1": "Go.", "answer2": "Hello."},
+    "annotations": [
+        {
+            "id": 1001,
+            "completed_by": {"id": 3, "email": "ann@example.org", "first_name": "", "last_name": ""},
+            "result": [
+                {
+                    "id": "Dx_aB91ISN",
+                    "type": "pairwise",
+                    "value": {"selected": "right"},
+                    "origin": "manual",
+                    "to_name": "answer1,answer2",
+                    "from_name": "comparison",
+                }
+            ],
+            "was_cancelled": False,
+            "ground_truth": False,
+            "created_at": "2024-03-09T22:16:08.728353Z",
+            "updated_at": "2024-03-09T22:16:08.728378Z",
+            "lead_time": 4.288,
+            "result_count": 0,
+            "task": 7,
+        }
+    ],
+    "drafts": [],
+    "predictions": [],
+    "meta": {},
+    "created_at": "2024-03-09T21:52:49.513742Z",
+    "updated_at": "2024-03-09T22:16:08.746926Z",
+    "project": 83,
+    "file_upload": "x.json",
+}
+LABEL_STUDIO_MIN = {
+    "prompt": "Hi",
+    "answer1": "Go.",
+    "answer2": "Hello.",
+    "id": 7,
+    "comparison": [{"selected": "right"}],
+    "annotator": 3,
+    "annotation_id": 1001,
+    "created_at": "2024-03-09T22:16:08.728353Z",
+    "updated_at": "2024-03-09T22:16:08.728378Z",
+    "lead_time": 4.288,
+}
+FIELDS = {"prompt": "Hi", "response-1": "Go.", "response-2": "Hello."}
+RANKED = [{"value": "response-2", "rank": 1}, {"value": "response-1", "rank": 2}]
+ARGILLA = {
+    "id": "r1",
+    "fields": FIELDS,
+    "metadata": {},
+    "suggestions": {"preference": {"value": ["response-1", "response-2"], "score": None, "agent": "gpt-4"}},
+    "responses": {"preference": [{"value": ["response-2", "response-1"], "user_id": "u-1"}]},
+    "vectors": {},
+    "_server_id": "s1",
+}
+ARGILLA_V1 = {
+    "fields": FIELDS,
+    "metadata": {},
+    "responses": [
+        {"user_id": "u-1", "values": {"preference": {"value": RANKED}}, "status": "submitted"},
+        {"user_id": "u-2", "values": {}, "status": "discarded"},
+    ],
+    "suggestions": [],
+    "external_id": None,
+}
+ARGILLA_HUB = {
+    "id": "r1",
+    "status": "completed",
+    "_server_id": "s1",
+    **FIELDS,
+    "choice.responses": ["Response 2", "response-1"],
+    "choice.responses.users": ["u-1", "u-2"],
+    "choice.responses.status": ["submitted", "discarded"],
+    "choice.suggestion": "response-1",
+    "choice.suggestion.score": 0.7,
+    "choice.suggestion.agent": "gpt-4",
+}
+ARGILLA_HUB_V1 = {
+    **FIELDS,
+    "preference": [{"user_id": "u-1", "value": "response-2", "status": "submitted"}],
+    "preference-suggestion": "response-1",
+    "preference-suggestion-metadata": {"type": None, "score": None, "agent": None},
+    "external_id": "7",
+    "metadata": "{}",
+}
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "canonical_feedback": {"prompt": "Hi", "reply": "Hello.", "desirable": True, "signal": "upvote"},
+    "sharegpt_pairs": {
+        "conversations": [{"from": "human", "value": "Hi"}],
+        "chosen": {"from": "gpt", "value": "Hello."},
+        "rejected": {"from": "gpt", "value": "Go."},
+    },
+    "rankings": RANKINGS,
+    "nectar": NECTAR,
+    "oasst_messages": OASST,
+    "oasst_tree": TREE,
+    "pku_safe_rlhf": PKU,
+    "shp": SHP,
+    "summarize_from_feedback": SUMMARIES,
+    "webgpt": WEBGPT,
+    "arena": ARENA,
+    "arena_winners": WINNERS,
+    "helpsteer_preference": HELPSTEER2_PREFERENCE,
+    "helpsteer": HELPSTEER,
+    "sharegpt": SHAREGPT,
+    "alpaca": ALPACA_DEMO,
+    "prompt_completion": {"prompt": "Hi", "completion": "Hello."},
+    "label_studio": LABEL_STUDIO,
+    "label_studio_min": LABEL_STUDIO_MIN,
+    "argilla": ARGILLA,
+    "argilla_hub": ARGILLA_HUB,
+}

@@ -1,0 +1,333 @@
+"""Formats of published datasets and labelling tools: what each label means, on rows as they are found."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.preferences.formats import FORMATS, Dropped, detect
+from tasks.preferences.screen import RefusedError
+from tasks.records import Demonstration, Feedback, Preference, read_table
+from tests.tasks.preferences import examples
+from tests.tasks.preferences.examples import EXAMPLES, GO, HELLO, USER
+from tests.tasks.preferences.test_sources import quarantine, take
+
+
+def convert(name: str, row: dict[str, Any]) -> list[Any]:
+    return list(FORMATS[name].convert(row, "test"))
+
+
+def won(record: Preference) -> str:
+    return record.reply_a if record.choice == "a" else record.reply_b
+
+
+PAIRED = set(EXAMPLES) - {"canonical_feedback", "rankings", "oasst_messages", "helpsteer", "sharegpt", "alpaca"}
+
+
+@pytest.mark.parametrize("name", sorted(PAIRED - {"prompt_completion"}))
+def test_the_better_reply_wins(name: str) -> None:
+    (record,) = [found for found in convert(name, EXAMPLES[name]) if not isinstance(found, Dropped)]
+    assert isinstance(record, Preference)
+    assert record.choice in ("a", "b")
+    assert (won(record), record.prompt[-1]["role"]) == ("Hello.", "user")
+    assert {record.reply_a, record.reply_b} == {"Hello.", "Go."}
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_columns_in_any_order_with_strange_ones_among_them_are_recognised(name: str) -> None:
+    row = {"zzz": {"a": [1]}, **dict(reversed(EXAMPLES[name].items())), "row_number": 3}
+    assert detect([row] * 3, "f").name == name
+
+
+@pytest.mark.parametrize("row", [examples.ARGILLA_V1, examples.ARGILLA_HUB_V1, examples.HELPSTEER3])
+def test_older_and_newer_shapes_of_a_format_are_known(row: dict[str, Any]) -> None:
+    name = detect([row], "f").name
+    assert name in ("argilla", "argilla_hub", "helpsteer_preference")
+    (record,) = [found for found in convert(name, row) if not isinstance(found, Dropped)]
+    assert won(record) == "Hello."
+
+
+def changed(name: str, **change: Any) -> dict[str, Any]:
+    return {**EXAMPLES[name], **change}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "choice"),
+    [
+        ("arena", {"winner": "tie"}, "tie"),
+        ("arena", {"winner": "tie (bothbad)"}, "both_bad"),
+        ("arena", {"winner": "both_bad"}, "both_bad"),
+        ("arena_winners", {"winner_model_a": 0, "winner_tie": 1}, "tie"),
+        ("webgpt", {"score_0": 0.0, "score_1": 0.0}, "tie"),
+        ("helpsteer_preference", {"preference_strength": 0}, "tie"),
+        ("helpsteer_preference", {"preference_strength": -1}, "a"),
+        ("shp", {"labels": 0}, "b"),
+        ("pku_safe_rlhf", {"better_response_id": 0}, "a"),
+        ("summarize_from_feedback", {"choice": 0}, "a"),
+    ],
+)
+def test_labels_mean_what_their_authors_say(name: str, change: dict[str, Any], choice: str) -> None:
+    (record,) = convert(name, changed(name, **change))
+    assert record.choice == choice
+
+
+def test_strengths_become_confidence_and_scores_of_objectives_follow_their_reply() -> None:
+    assert convert("helpsteer_preference", examples.HELPSTEER2_PREFERENCE)[0].confidence == pytest.approx(2 / 3)
+    assert convert("shp", examples.SHP)[0].confidence == pytest.approx(3 / 5)
+    (pku,) = convert("pku_safe_rlhf", changed("pku_safe_rlhf", better_response_id=0))
+    assert json.loads(pku.scores) == {"helpfulness": [1.0, 0.0], "safety": [0.0, 1.0]}
+    binarised = {
+        "prompt": "Hi",
+        "chosen": [USER, HELLO],
+        "rejected": [USER, GO],
+        "score_chosen": 8,
+        "score_rejected": 2,
+    }
+    (record,) = convert("pairs_conversational", binarised)
+    assert json.loads(record.scores)["overall"][record.reply_a == "Go."] == 8
+    assert convert("pairs_conversational", binarised | {"score_rejected": 8})[0].choice == "tie"
+    aspects = [
+        {"response": text, "overall_score": score, "annotations": {"honesty": {"Rating": str(score), "Rationale": "x"}}}
+        for text, score in (("Hello.", 5), ("Go.", 1))
+    ]
+    (record,) = convert("scored", {"instruction": "Hi", "completions": aspects})
+    assert json.loads(record.scores)["honesty"][record.reply_a == "Go."] == 5
+
+
+def test_a_ranking_gives_every_pair_of_one_group_and_a_weight_of_one_in_all() -> None:
+    records = convert("rankings", examples.RANKINGS)
+    assert [record.weight for record in records] == pytest.approx([1 / 3] * 3)
+    assert len({record.group for record in records}) == len({record.cluster for record in records}) == 1
+    assert {record.rater for record in records} == {"ann"}
+    assert sorted(won(record) if record.choice != "tie" else "tie" for record in records) == ["Hello.", "Hello.", "tie"]
+    same = {"prompt": "Hi", "replies": ["Hm.", "Hello.", "Go."], "rater": "ann"}
+    for other in ({"order": [1, [0, 2]]}, {"scores": [0.5, 0.9, 0.5]}):
+        assert [(r.choice, r.reply_a) for r in convert("rankings", same | other)] == [
+            (r.choice, r.reply_a) for r in records
+        ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ranks": [1, 2]}, "label_count"),
+        ({"ranks": [1, 2, "x"]}, "bad_label"),
+        ({"ranks": None}, "missing_field"),
+        ({"replies": ["one"], "ranks": [1]}, "missing_field"),
+        ({"replies": "one"}, "type"),
+        ({"replies": ["a", "A ", "a"]}, "identical_pair"),
+        ({"replies": ["a", " ", "b"]}, "empty_text"),
+        ({"ranks": None, "order": [0, 1, 7]}, "dangling_label"),
+        ({"ranks": None, "order": [0, 1, 1]}, "bad_label"),
+        ({"ranks": None, "order": [0, 1]}, "label_count"),
+        ({"rater": ""}, "rater_unknown"),
+        ({"confidence": 3}, "range"),
+    ],
+)
+def test_a_bad_ranking_gets_its_reason(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RefusedError, match=reason):
+        convert("rankings", {k: v for k, v in {**examples.RANKINGS, **change}.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("pku_safe_rlhf", {"better_response_id": 2}, "bad_label"),
+        ("pku_safe_rlhf", {"better_response_id": None}, "missing_field"),
+        ("pku_safe_rlhf", {"response_1": None}, "dangling_label"),
+        ("pku_safe_rlhf", {"response_0": None}, "missing_field"),
+        ("pku_safe_rlhf", {"response_0": "hello. "}, "identical_pair"),
+        ("shp", {"labels": "A"}, "bad_label"),
+        ("shp", {"score_ratio": "2"}, "type"),
+        ("shp", {"history": ""}, "empty_prompt"),
+        ("summarize_from_feedback", {"choice": 3}, "bad_label"),
+        ("summarize_from_feedback", {"summaries": [{"text": "x"}]}, "dangling_label"),
+        ("webgpt", {"score_1": None}, "missing_field"),
+        ("webgpt", {"score_1": "1"}, "type"),
+        ("arena", {"winner": "neither of them"}, "bad_label"),
+        ("arena", {"conversation_a": [USER, USER]}, "no_target"),
+        ("arena", {"conversation_a": [{"role": "user", "content": "Else"}, GO]}, "prompt_mismatch"),
+        ("arena_winners", {"winner_tie": 1}, "bad_label"),
+        ("helpsteer_preference", {"preference_strength": 4}, "range"),
+        ("nectar", {"answers": [{"answer": "x", "rank": "1"}] * 2}, "type"),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "x"}]}, "no_target"),
+        ("sharegpt", {"conversations": [{"from": "robot", "value": "x"}]}, "bad_dialogue"),
+        ("alpaca", {"output": " "}, "empty_text"),
+        ("prompt_completion", {"completion": 7}, "type"),
+        ("canonical_feedback", {"desirable": "yes"}, "bad_label"),
+        ("canonical_feedback", {"signal": "telepathy"}, "bad_label"),
+        ("canonical_feedback", {"noise": 0.6}, "range"),
+        ("label_studio", {"data": "text"}, "type"),
+        ("label_studio", {"annotations": "text"}, "type"),
+        ("argilla", {"fields": None}, "missing_field"),
+    ],
+)
+def test_a_bad_row_gets_its_reason(name: str, change: dict[str, Any], reason: str) -> None:
+    row = {key: value for key, value in changed(name, **change).items() if value is not None}
+    with pytest.raises(RefusedError) as caught:
+        convert(name, row)
+    assert caught.value.reason == reason
+
+
+def test_demonstrations_in_every_shape() -> None:
+    for name, row in (
+        ("sharegpt", examples.SHAREGPT),
+        ("sharegpt", {"conversations": [{"from": "gpt", "value": "So?"}, *examples.SHAREGPT["conversations"]]}),
+        ("alpaca", examples.ALPACA_DEMO),
+        ("prompt_completion", EXAMPLES["prompt_completion"]),
+        ("prompt_completion", {"prompt": [USER], "completion": [HELLO]}),
+        ("prompt_completion", {"question": "Hi", "answer": "Hello."}),
+        ("prompt_completion", {"instruction": "Hi", "context": "", "response": "Hello.", "category": "open_qa"}),
+    ):
+        assert detect([row], "f").name == name
+        record = convert(name, row)[0]
+        assert isinstance(record, Demonstration)
+        assert (record.prompt, record.reply) == ([USER], "Hello.")
+    assert convert("alpaca", {**examples.ALPACA_DEMO, "input": "you"})[0].prompt[0]["content"] == "Hi\n\nyou"
+
+
+def answered(**values: Any) -> dict[str, Any]:
+    """A task of Label Studio whose one annotation says this; type: value."""
+    row = copy.deepcopy(examples.LABEL_STUDIO)
+    result = [{"type": kind, "from_name": "q", "to_name": "answer1", "value": value} for kind, value in values.items()]
+    row["annotations"][0]["result"] = result
+    return row
+
+
+@pytest.mark.parametrize(
+    ("value", "choice"),
+    [
+        ({"pairwise": {"selected": "left"}}, "a"),
+        ({"choices": {"choices": ["answer2"]}}, "b"),
+        ({"choices": {"choices": ["Response A is better"]}}, "a"),
+        ({"choices": {"choices": ["2"]}}, "b"),
+        ({"choices": {"choices": ["Tie"]}}, "tie"),
+        ({"choices": {"choices": ["Both bad"]}}, "both_bad"),
+        ({"choices": {"choices": ["Neither"]}}, "both_bad"),
+        ({"choices": {"choices": ["Not sure"]}}, "unsure"),
+    ],
+)
+def test_label_studio_answers(value: dict[str, Any], choice: str) -> None:
+    (record,) = convert("label_studio", answered(**value))
+    assert (record.choice, record.reply_a, record.rater) == (choice, "Go.", "label-studio:3")
+    assert (record.seconds, record.created_at) == (4.288, "2024-03-09T22:16:08.728353Z")
+
+
+def test_label_studio_ranker_ratings_and_single_replies() -> None:
+    row = answered(ranker={"ranker": {"rank": ["y", "x"], "_": ["z"]}})
+    row["data"] = {"prompt": "Hi", "items": [{"id": "x", "title": "One", "body": "Go."}, {"id": "y", "body": "Hello."}]}
+    (record,) = convert("label_studio", row)
+    assert won(record) == "Hello."
+    stars = answered()
+    stars["annotations"][0]["result"] = [
+        {"type": "rating", "from_name": f"helpfulness_{n}", "to_name": f"answer{n}", "value": {"rating": n}}
+        for n in (1, 2)
+    ]
+    (record,) = convert("label_studio", stars)
+    assert (won(record), record.rater) == ("Hello.", "label-studio:3")
+    assert json.loads(record.scores)["helpfulness"][record.reply_a == "Go."] == 2
+    for kind, value, desirable in (("rating", 5, True), ("rating", 1, False), ("choices", ["Good"], True)):
+        single = answered(**{kind: {kind: value}})
+        single["data"] = {"prompt": "Hi", "response": "Hello."}
+        (record,) = convert("label_studio", single)
+        assert isinstance(record, Feedback)
+        assert (record.desirable, record.signal, record.rater) == (desirable, "explicit", "label-studio:3")
+
+
+def test_what_nobody_answered_is_dropped_and_counted(tmp_path: Path) -> None:
+    cancelled = copy.deepcopy(examples.LABEL_STUDIO)
+    cancelled["annotations"][0]["was_cancelled"] = True
+    both = copy.deepcopy(examples.LABEL_STUDIO)
+    both["annotations"].append({**both["annotations"][0], "was_cancelled": True, "completed_by": 9})
+    rows = [both, cancelled, {**examples.LABEL_STUDIO, "annotations": []}]
+    tallies, folder = take(tmp_path, rows, rate=0.0)
+    assert quarantine(folder) == [(2, "discarded"), (3, "unanswered")]
+    assert (tallies["s0"].accepted, tallies["s0"].warnings) == (1, {"dropped_discarded": 1})
+    tallies, folder = take(tmp_path / "argilla", [examples.ARGILLA_HUB], rate=0.0)
+    assert tallies["s0"].warnings == {"dropped_discarded": 1}
+    assert tallies["s0"].records["preferences"] == 1
+    draft = {**examples.ARGILLA_HUB, "choice.responses.status": ["draft", "discarded"]}
+    assert quarantine(take(tmp_path / "draft", [examples.ARGILLA_HUB, draft], rate=0.0)[1]) == [(2, "draft")]
+
+
+def test_argilla_users_are_raters_and_ratings_of_two_replies_a_comparison() -> None:
+    row = {**examples.ARGILLA_V1, "responses": copy.deepcopy(examples.ARGILLA_V1["responses"])}
+    row["responses"][1] = {
+        "user_id": "u-2",
+        "values": {"rating_response-1": {"value": 4}, "rating_response-2": {"value": 2}},
+        "status": "submitted",
+    }
+    first, second = convert("argilla", row)
+    assert (first.rater, won(first)) == ("argilla:u-1", "Hello.")
+    assert (second.rater, won(second)) == ("argilla:u-2", "Go.")
+    single = {"id": "1", "fields": {"prompt": "Hi", "response": "Hello."}}
+    single["responses"] = {"quality": [{"value": 5, "user_id": "u"}, {"value": "bad", "user_id": "v"}]}
+    assert [record.desirable for record in convert("argilla", single)] == [True, False]
+
+
+def test_rows_that_belong_together_make_their_pairs(tmp_path: Path) -> None:
+    ratings = [
+        examples.HELPSTEER,
+        {**examples.HELPSTEER, "response": "Go.", "helpfulness": 1},
+        {**examples.HELPSTEER, "response": "Hm.", "helpfulness": "1"},
+        {**examples.HELPSTEER, "prompt": "Bye", "response": "So long."},
+        {**examples.HELPSTEER, "prompt": "A<extra_id_1>Assistant\nB\n<extra_id_1>User\nC", "response": "x"},
+        {**examples.HELPSTEER, "prompt": "A<extra_id_1>Assistant\nB\n<extra_id_1>User\nC", "response": "y"},
+    ]
+    tallies, folder = take(tmp_path, ratings)
+    assert quarantine(folder) == [(3, "type"), (4, "single_reply")]
+    assert (tallies["s0"].input, tallies["s0"].accepted, tallies["s0"].records["preferences"]) == (6, 4, 2)
+    first, second = read_table(folder / "raw/preferences").to_pylist()
+    assert (first["reply_a"] if first["choice"] == "a" else first["reply_b"]) == "Hello."
+    assert [turn["content"] for turn in second["prompt"]] == ["A", "B", "C"]
+    assert second["choice"] == "tie"
+
+
+def test_open_assistant_trees_rank_the_replies_to_every_message(tmp_path: Path) -> None:
+    def message(name: str, parent: str | None, text: str, rank: int | None = None, **more: Any) -> dict[str, Any]:
+        role = "prompter" if rank is None and name[0] == "u" else "assistant"
+        return {
+            **examples.OASST,
+            "message_id": name,
+            "parent_id": parent,
+            "text": text,
+            "role": role,
+            "rank": rank,
+            **more,
+        }
+
+    rows = [
+        message("u1", None, "Hi"),
+        message("a1", "u1", "Go.", 1),
+        message("a2", "u1", "Hello.", 0),
+        message("a3", "u1", "Spam", 2, deleted=True),
+        message("u2", "a2", "And?"),
+        message("a4", "u2", "More.", 0),
+        message("a5", "u2", "Less.", 1),
+        message("u9", None, "Alone", message_tree_id="u9"),
+    ]
+    tallies, folder = take(tmp_path, rows)
+    assert (tallies["s0"].format, tallies["s0"].accepted, tallies["s0"].records["preferences"]) == (
+        "oasst_messages",
+        8,
+        2,
+    )
+    found = read_table(folder / "raw/preferences").to_pylist()
+    assert [row["reply_a"] if row["choice"] == "a" else row["reply_b"] for row in found] == ["Hello.", "More."]
+    assert [turn["content"] for turn in found[1]["prompt"]] == ["Hi", "Hello.", "And?"]
+
+
+def test_arena_verdicts_on_other_histories_are_dropped(tmp_path: Path) -> None:
+    longer = {**examples.ARENA}
+    for side, reply in (("a", GO), ("b", HELLO)):
+        longer[f"conversation_{side}"] = [
+            USER,
+            reply,
+            {"role": "user", "content": "Bye"},
+            {**reply, "content": f"{side}."},
+        ]
+    tallies, folder = take(tmp_path, [examples.ARENA, longer], rate=0.0)
+    assert quarantine(folder) == [(2, "histories_differ")]
+    assert tallies["s0"].accepted == 1
