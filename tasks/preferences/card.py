@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.preferences import holds, ngrams, shift
 from tasks.preferences.predictor import decided
+from tasks.preferences.tables import source_of
 from tasks.preferences.triggers import MIN_PROMPTS, Corpus, one_sided
 from tasks.records import DATASETS
 
@@ -146,14 +147,16 @@ def telling(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def drift(folder: Path, shards: Sequence[str]) -> list[dict[str, Any]]:
     """Each shard against all that was there before it: a version of the data is what came before the next shard."""
-    files = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
-    first = [path for name, path in files.items() if not name.startswith("shard-")]
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        files.setdefault(source_of(path), []).append(path)
+    first = [path for name, paths in files.items() if not name.startswith("shard-") for path in paths]
     before = _summary(first)
     told = []
     for name in [f"shard-{sha256[:12]}" for sha256 in shards]:
         if name not in files:  # of another dataset
             continue
-        here = _summary([files[name]])
+        here = _summary(files[name])
         told.append({"shard": name.removeprefix("shard-"), "rows": here["choice"].total(), **_moved(here, before)})
         for key in before:
             before[key] += here[key]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from tasks.preferences import screen
+from tasks.preferences import screen, workers
 from tasks.preferences.duplicates import Index
 from tasks.preferences.errors import check_schema_version
-from tasks.preferences.formats import FORMATS, Dropped, Format, detect
+from tasks.preferences.formats import FORMATS, Format, detect
 from tasks.preferences.grouped import grouped
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import REPEATS, BadFileError, Refusal, RefusedError, Row
@@ -52,9 +52,16 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
     form = detect(sample, source.where) if source.format == "auto" else FORMATS[source.format]
     tally = Tally(form.name, warnings=source.warnings)
     rows = chain(head, source.rows)
-    for batch in _batches(grouped(rows, form.group) if form.group else rows):
+    batches = _batches(grouped(rows, form.group) if form.group else rows)
+    judge = workers.Judge(form.name, source.rows_source or source.name, source.rules)
+    for batch, verdicts, warnings in workers.judged(batches, judge):
         tally.input += len(batch)
-        found = [row if isinstance(row, Refusal) else _accept(row, source, form, index, tally) for row in batch]
+        tally.warnings.update(warnings)
+        verdict = iter(verdicts)
+        found = [
+            row if isinstance(row, Refusal) else _accept(row, source, next(verdict), form, index, tally)
+            for row in batch
+        ]
         refusals = [row for row in found if isinstance(row, Refusal)]
         refusals += _settle([row for row in found if not isinstance(row, Refusal)], source, staging, index, tally)
         tally.quarantined.update(refusal.reason for refusal in refusals)
@@ -66,23 +73,18 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
     return tally
 
 
-def _accept(row: Row, source: Source, form: Format, index: Index, tally: Tally) -> tuple[Row, list[Record]] | Refusal:
+def _accept(
+    row: Row, source: Source, verdict: workers.Verdict, form: Format, index: Index, tally: Tally
+) -> tuple[Row, list[Record]] | Refusal:
     """One row's records, or why there are none. Where a row gives several, those that repeat are left out."""
     if "schema_version" in row.value:
         check_schema_version(f"{source.where}, row {row.line}", row.value)
-    try:
-        found = form.convert(row.value, source.rows_source or source.name)
-        dropped = [part.reason for part in found if isinstance(part, Dropped)]
-        records: list[Record] = [part for part in found if not isinstance(part, Dropped)]
-        if dropped and not records:
-            raise RefusedError(dropped[0])
-        if source.rules is not None and records:
-            records = source.rules.judge(records, row.value, tally.warnings)
-        reasons = [index.reason(record) for record in records]
-        if records and all(reasons):
-            raise RefusedError(reasons[0])
-    except RefusedError as refused:
-        return _refuse(row, refused)
+    if isinstance(verdict, RefusedError):
+        return _refuse(row, verdict)
+    records, dropped = verdict
+    reasons = [index.reason(record) for record in records]
+    if records and all(reasons):
+        return _refuse(row, RefusedError(reasons[0]))
     if not form.any_fields and row.value.keys() - form.fields - {"schema_version"}:
         tally.warnings["unknown_field"] += 1
     tally.warnings.update(f"dropped_{reason}" for reason in dropped)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from tasks.preferences.duplicates import row_key
 from tasks.preferences.screen import Refusal, Row
+from tasks.preferences.tables import source_of
 from tasks.records import DATASETS, Preference, Record, schema, to_table, write_table
 
 GROUP = 10_000  # rows written at once
@@ -136,11 +137,6 @@ class Staging:
                 (self.folder / folder).mkdir(exist_ok=True)
                 opened.append(pq.ParquetWriter(self.folder / folder / name, columns, **_OPTIONS))
         return opened
-
-
-def source_of(part: Path) -> str:
-    """The source that a part holds rows of; names of sources have no underscore."""
-    return part.stem.partition("_")[0]
 
 
 def publish(

@@ -28,6 +28,11 @@ def column_batches(folder: Path) -> Iterator[dict[str, list[Any]]]:
                 yield {name: batch.column(name).to_pylist() for name in batch.schema.names}
 
 
+def source_of(part: Path) -> str:
+    """The source that a file of data/raw holds rows of: `name.parquet`, then `name_00001.parquet` and so on."""
+    return part.stem.partition("_")[0]  # names of sources have no underscore
+
+
 class Writer:
     """One parquet file per name in a folder that is replaced whole; a name without rows gets an empty file."""
 

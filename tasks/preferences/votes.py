@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tasks.preferences.tables import source_of
+
 VALUES = ("first", "second", "tie", "both_bad", "unsure")
 FIRST, SECOND, TIE, BOTH_BAD, UNSURE = range(5)
 NUM_CLASSES = 4  # what an item can truly be: `unsure` says nothing of it
@@ -70,14 +72,15 @@ def read(folder: Path) -> Votes:
     if not paths:
         raise FileNotFoundError(f"{folder}: no parquet file; run the stage that writes it")
     names = {key: _Names() for key in ("rater", "day", "domain", "rubric")}
-    parts = [part for number, path in enumerate(paths) for part in _file(path, number, names)]
+    sources = sorted({source_of(path) for path in paths})
+    parts = [part for path in paths for part in _file(path, sources.index(source_of(path)), names)]
     parts = parts or [_empty()]
     columns: dict[str, Any] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     sorted_names: dict[str, Any] = {}
     for key, found in names.items():
         columns[key], sorted_names[f"{key}s"] = found.sort(columns[key])
     _, columns["item"] = np.unique(columns["item"], return_inverse=True)
-    return Votes(**columns, **sorted_names, files=tuple(path.stem for path in paths))
+    return Votes(**columns, **sorted_names, files=tuple(sources))
 
 
 class _Names:

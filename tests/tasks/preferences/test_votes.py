@@ -73,3 +73,11 @@ def test_no_rows_are_no_votes_and_no_files_are_an_error(tmp_path):
     assert len(read(tmp_path / "empty", [])) == 0
     with pytest.raises(FileNotFoundError, match="run the stage that writes it"):
         votes.read(tmp_path)
+
+
+def test_parts_of_a_source_are_one_file(tmp_path):
+    for number, name in enumerate(("a", "a_00001", "b")):
+        stored(tmp_path, [row(number, "ann", "a")], name)
+    found = votes.read(tmp_path)
+    assert found.files == ("a", "b")
+    assert found.file.tolist() == [0, 0, 1]
