@@ -32,9 +32,9 @@ def check(space: Workspace) -> None:
     params = stage.read_yaml(space.root / stage.PARAMS).get("validate") or {}
     options = bounds.HoldOptions(**(params.get("holds") or {}))
     holds = bounds.compare(now["validate"]["metrics"], before["validate"]["metrics"], options)
-    shares = [report["prepare"]["params"]["test_share"] for report in (before, now)]
+    shares = [report["prepare"]["params"]["folds"]["test"] for report in (before, now)]
     if shares[0] != shares[1]:
-        text = f"prepare.test_share was {shares[0]:g}: rows moved between training and test"
+        text = f"folds.test was {shares[0]:g}: rows moved between training and test"
         holds.append(("prompts", Hold("eval_split", shares[1], shares[0], text)))
     hashes = {path.removeprefix("raw/"): sha256 for path, sha256 in now["validate"]["inputs"].items()}
     standing = bounds.unreleased(holds, hashes, bounds.releases(space.data))

@@ -82,15 +82,15 @@ CODE = ("ingest", "evaluation/refusals", "preferences", "records", "world", "wor
 class Params(stage.Params):
     seed: int
     world: world.WorldParams
-    folds: Shares
+    folds: Shares = Shares(judge=0.25, dev=0.05, test=0.18, sealed=0.0)
     sources: Annotated[
         tuple[Annotated[AnySource, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)]
     rules: RulesOptions = RulesOptions()
-    near_jaccard: Annotated[float, Field(gt=0, le=1)]  # of two texts' shingles, from which they are near
-    held_out: tuple[str, ...]  # files of data/inputs that no row may be near to, or hold much of
+    near_jaccard: Annotated[float, Field(gt=0, le=1)] = 0.8  # of two texts' shingles, from which they are near
+    held_out: tuple[str, ...] = ()  # files of data/inputs that no row may be near to, or hold much of
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
@@ -118,6 +118,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         "rules": rules.report(),
         "held_out": index.held_out,
         "clusters": settler.report(),
+        "consistency": settler.consistency(),
     }
 
 

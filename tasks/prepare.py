@@ -188,6 +188,9 @@ class Preparation:
         a_ids, b_ids = self.encoder.reply(row["reply_a"]), self.encoder.reply(row["reply_b"])
         if a_ids == b_ids:
             raise LeftOut("identical_after_tokenization")
+        limit = self.params.model.max_length
+        if max(len(a_ids), len(b_ids)) > limit and a_ids[:limit] == b_ids[:limit]:
+            raise LeftOut("identical_after_truncation")  # too long as well, and worthless if it were cut
         prompt, prompt_ids = self._fit(row["prompt"], max(len(a_ids), len(b_ids)))
         self._measure(pair_prompt=prompt_ids, pair_reply=a_ids)
         self._measure(pair_reply=b_ids)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from tasks.adapters import expectations, stage
 from tasks.adapters.expectations import Outcome
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import bounds
+from tasks.evaluation.statistics import wilson
+from tasks.preferences import bounds, implicit
 from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
 from tasks.preferences.screen import RefusedError
 from tasks.preferences.tables import column_batches
-from tasks.records import DATASETS, content_hash
+from tasks.records import DATASETS, SIGNALS, content_hash
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,6 +57,21 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         **{name: _summary(len(frames[name]), found) for name, found in outcomes.items()},
         "taxonomy": _taxonomy(outcomes),
         "holds": held,
+        "implicit_feedback": _agreement(data / "raw/feedback"),
+    }
+
+
+def _agreement(folder: Path) -> dict[str, Any]:
+    """How often each implicit signal says what explicit verdicts on the same reply say, and the noise that implies."""
+    return {
+        signal: {
+            "n": n,
+            "agreement": same / n,
+            "interval": wilson(same / n, n),
+            "estimated_noise": 1 - same / n,
+            "assumed_noise": SIGNALS[signal],
+        }
+        for signal, (n, same) in implicit.agreement(folder).items()
     }
 
 

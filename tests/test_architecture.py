@@ -123,6 +123,21 @@ def test_reads_and_writes_of_a_stage_are_those_of_the_graph(stage):
         assert covered, f"dvc.yaml: {stage} touches {full} without naming it"
 
 
+def test_no_stage_reads_the_sealed_fold():
+    touching = {name for name, entry in graph().items() if "data/sealed" in str(entry.get("deps", []))}
+    assert not touching, f"dvc.yaml: {touching} depends on data/sealed"
+    writers = {name for name, entry in graph().items() if "data/sealed" in entry.get("outs", [])}
+    assert writers == {"prepare"}
+    for path in sources("tasks", "flows"):
+        if path != ROOT / "tasks/prepare.py":
+            texts = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if _is_text(node)]
+            assert not any(re.search(r"\bsealed/|/sealed\b", text) for text in texts), f"{path} names data/sealed"
+
+
+def _is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def test_every_parameter_is_explained():
     lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
     document = yaml.safe_load("\n".join(lines))

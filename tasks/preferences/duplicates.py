@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 import orjson
 
-from tasks.preferences import settled
 from tasks.preferences.compact import Table
 from tasks.preferences.dialogue import fold
 from tasks.preferences.settle import Settler, Verdict
@@ -105,7 +104,7 @@ class Index:
         known = {"contradicted": pairs, "names": names, "held_out": self.held_out}
         (folder / "index.json").write_bytes(orjson.dumps(known))
         if self._settler is not None:
-            settled.save(self._settler, folder / "settled")
+            self._settler.save(folder / "settled")
 
     def restore(self, folder: Path) -> None:
         """Know what was saved; for a new index."""
@@ -116,7 +115,7 @@ class Index:
         self._names = {int(cluster): name for cluster, name in known["names"].items()}
         self.held_out = known["held_out"]
         if self._settler is not None:
-            settled.restore(self._settler, folder / "settled")
+            self._settler.load(folder / "settled")
 
     def _tables(self) -> dict[str, Table]:
         return {"votes": self._votes, "ids": self._ids, "clusters": self._clusters}

@@ -53,14 +53,15 @@ class Multimap:
         order = np.argsort(where, kind="stable")
         return where[order], np.concatenate(ids)[order]
 
-    def state(self) -> U64:
-        """Everything in it: the slots."""
+    @property
+    def values(self) -> U64:
+        """Everything that is in it."""
         return self._slots
 
-    def replace(self, slots: U64) -> None:
-        """Hold what another map held, as its `state` says."""
-        self._slots, self._bits = slots, len(slots).bit_length() - 1
-        self.count = int((slots != _EMPTY).sum())
+    def restore(self, values: U64) -> None:
+        """Become what another was."""
+        self._slots, self._bits = values, len(values).bit_length() - 1
+        self.count = int((values != _EMPTY).sum())
 
     def _home(self, keys: U64) -> Int:
         spread = (keys * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)

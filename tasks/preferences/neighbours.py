@@ -1,23 +1,21 @@
-"""Every distinct text once, and which others are near it: candidates by MinHash LSH, verified by Jaccard similarity.
+"""Sets of shingles that may be near each other: candidates by MinHash LSH."""
 
-Sets of shingles lie on disk and are read for candidates alone; memory holds hashes, a few bytes at a time.
-"""
-
-import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
 
+from tasks.preferences.columns import Column
 from tasks.preferences.multimap import Multimap
-from tasks.preferences.shingles import U32, Int, Shingles, mix, numbers_hash, shingle, similarity, text_hash
+from tasks.preferences.shingles import U32, Int, Shingles, mix
 
 SEED = 0
-SHINGLES = "shingles.u32"  # the file of all sets
+NUM_RUNS = 4  # 13-grams by which a text is found: one that holds half of it misses all four in 6 of 100 cases
 PER_BAND = 2  # texts kept of those that share a band: what makes a template's thousandth variant cheap
+
+
+Candidates = dict[int, list[int]]
 
 
 class Bands:
@@ -58,117 +56,70 @@ class Bands:
         return [found[cuts[i] : cuts[i + 1]] for i in range(len(keys))]
 
 
-class Column:
-    """An array that grows."""
+class Neighbours:
+    """Where prompts, votes and long texts look for others like them."""
 
-    def __init__(self, dtype: Any, fill: int = 0) -> None:
-        self._values, self._fill, self._count = np.full(1024, fill, dtype=dtype), fill, 0
+    def __init__(self) -> None:
+        self._prompts = Bands(num_bands=12, num_rows=5)  # finds 99% at a similarity of 0.8
+        self._votes = Bands(num_bands=8, num_rows=4)  # 98.5%
+        self._runs = Multimap(per_key=2)
+        self._is_prompt, self._has_runs = Column(np.uint8), Column(np.uint8)  # of a text: whether it can be found
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._values[index]
+    def parts(self) -> dict[str, Multimap | Column]:
+        maps = {"prompts": self._prompts.map, "votes": self._votes.map, "runs": self._runs}
+        return {**maps, "is_prompt": self._is_prompt, "has_runs": self._has_runs}
 
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self._values[index] = value
+    def prompts(self, subjects: Int, distinct: Int, found: Shingles, is_loose: npt.NDArray[np.bool_]) -> Candidates:
+        """Make prompts findable; the candidates of those that are loose: in no cluster yet.
 
-    def __len__(self) -> int:
-        return self._count
+        `subjects`: their texts; `distinct`: the texts whose shingles were `found`.
+        """
+        owner = distinct[found.view_text]
+        views = np.flatnonzero(np.isin(owner, subjects))
+        views = views[np.argsort(owner[views], kind="stable")]
+        keys, owner = self._prompts.keys(*_gather(found, views)), owner[views]
+        self._is_prompt.extend(np.zeros(len(is_loose) - len(self._is_prompt), dtype=np.uint8))
+        is_new = self._is_prompt[owner] == 0
+        self._prompts.insert(keys[is_new], owner[is_new])
+        self._is_prompt[subjects] = 1
+        is_asked = is_loose[owner]
+        near: Candidates = {int(text): [] for text in subjects}
+        for text, others in zip(owner[is_asked].tolist(), self._prompts.candidates(keys[is_asked]), strict=True):
+            near[text] = sorted({*near[text], *others} - {text})
+        return near
 
-    def extend(self, values: Any) -> None:
-        count = self._count + len(values)
-        if count > len(self._values):
-            grown = np.full(max(count, 3 * len(self._values) // 2), self._fill, dtype=self._values.dtype)
-            grown[: self._count] = self._values[: self._count]
-            self._values = grown
-        self._values[self._count : count] = values
-        self._count = count
+    def long_runs(self, distinct: Int, found: Shingles) -> Candidates:
+        """Make long runs of words findable; for each text those that share one."""
+        more = int(distinct.max(initial=-1)) + 1 - len(self._has_runs)
+        self._has_runs.extend(np.zeros(max(0, more), dtype=np.uint8))
+        first = np.searchsorted(found.run_text, found.run_text, side="left")
+        numbers = distinct[found.run_text]
+        is_new = (np.arange(len(first)) - first < NUM_RUNS) & (self._has_runs[numbers] == 0)
+        self._runs.insert(found.runs[is_new], numbers[is_new].astype(np.uint32))
+        self._has_runs[distinct] = 1
+        where, others = self._runs.find(found.runs)
+        pairs = np.unique((numbers[where].astype(np.uint64) << np.uint64(32)) | others)
+        sharing: Candidates = {}
+        for text, other in zip(
+            (pairs >> np.uint64(32)).tolist(), (pairs & np.uint64(0xFFFFFFFF)).tolist(), strict=True
+        ):
+            if text != other:
+                sharing.setdefault(text, []).append(other)
+        return sharing
 
-    def replace(self, values: Any) -> None:
-        self._values, self._count = values, len(values)
+    def votes(self, numbers: Int, values: U32, starts: Int, salts: npt.NDArray[np.uint64]) -> list[list[int]]:
+        """Make votes findable, given by their numbers and shingles; the candidates of each, of the same salt."""
+        keys = self._votes.keys(values, starts, salts)
+        self._votes.insert(keys, numbers)
+        return self._votes.candidates(keys)
 
-    @property
-    def nbytes(self) -> int:
-        return int(self._values.nbytes)
 
-
-class Texts:
-    """Folded texts by number, in order of arrival."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / SHINGLES
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        self._known = Multimap(per_key=8)  # hash -> number
-        self._hashes, self._offsets, self._lengths = Column(np.uint64), Column(np.uint64), Column(np.uint32)
-        self._numbers = Column(np.uint32)  # those in a text, hashed
-        self.size = 0
-        self._recent: dict[int, U32] = {}  # of the last batch
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def reopen(self, size: int) -> None:
-        """Go on with the file that lies in its place now, as far as `size` numbers of it."""
-        self._file, self.size = os.open(self.path, os.O_RDWR), size
-
-    def columns(self) -> dict[str, Column]:
-        return {
-            "hashes": self._hashes,
-            "offsets": self._offsets,
-            "lengths": self._lengths,
-            "numbers": self._numbers,
-        }
-
-    def maps(self) -> dict[str, Multimap]:
-        return {"known": self._known}
-
-    def add(self, folded: Sequence[str]) -> tuple[Int, Int, Shingles]:
-        """(the number of each text, the numbers of the distinct ones, the shingles of those)."""
-        distinct = dict.fromkeys(folded)
-        hashes = np.array([text_hash(text) for text in distinct], dtype=np.uint64)
-        found = shingle(list(distinct))
-        numbers = self._lookup(hashes)
-        is_new = numbers < 0
-        numbers[is_new] = len(self) + np.arange(int(is_new.sum()))
-        self._known.insert(hashes[is_new].astype(np.uint32), numbers[is_new].astype(np.uint32))
-        lengths = np.diff(found.starts)
-        kept = found.values[np.repeat(is_new, lengths)]
-        ends = np.cumsum(lengths[is_new])
-        self._offsets.extend(self.size + ends - lengths[is_new])
-        self._hashes.extend(hashes[is_new])
-        self._lengths.extend(lengths[is_new])
-        self._numbers.extend([numbers_hash(text) for text, new in zip(distinct, is_new.tolist(), strict=True) if new])
-        self.size += len(kept)
-        os.pwrite(self._file, kept.tobytes(), 4 * (self.size - len(kept)))
-        self._recent = {int(number): found.of(i) for i, number in enumerate(numbers)}
-        by_text = dict(zip(distinct, numbers.tolist(), strict=True))
-        return np.array([by_text[text] for text in folded], dtype=np.int64), numbers, found
-
-    def shingles(self, number: int) -> U32:
-        recent = self._recent.get(number)
-        if recent is not None:
-            return recent
-        size = 4 * int(self._lengths[number])
-        return np.frombuffer(os.pread(self._file, size, 4 * int(self._offsets[number])), dtype=np.uint32)
-
-    def similarity(self, one: int, other: int) -> float:
-        return 1.0 if one == other else similarity(self.shingles(one), self.shingles(other))
-
-    def have_same_numbers(self, one: int, other: int) -> bool:
-        return bool(self._numbers[one] == self._numbers[other])
-
-    @property
-    def nbytes(self) -> int:
-        return self._known.nbytes + sum(column.nbytes for column in self.columns().values())
-
-    def _lookup(self, hashes: npt.NDArray[np.uint64]) -> Int:
-        where, numbers = self._known.find(hashes.astype(np.uint32))
-        found = np.full(len(hashes), -1, dtype=np.int64)
-        is_same = self._hashes[numbers] == hashes[where]
-        found[where[is_same]] = numbers[is_same]
-        return found
+def _gather(found: Shingles, views: Int) -> tuple[npt.NDArray[np.uint32], Int]:
+    """(values, starts) of some views of texts."""
+    lengths = found.views[views + 1] - found.views[views]
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    within = np.arange(int(starts[-1])) - np.repeat(starts[:-1], lengths)
+    return found.values[np.repeat(found.views[views], lengths) + within], starts
 
 
 def _power_of_two(count: int) -> int:

@@ -23,7 +23,9 @@ from tasks.preferences.plain import MAX_DEPTH
 
 __all__ = ["MAX_DEPTH", "RULE_VERSION", "BadFileError", "RefusedError", "open_unpacked"]
 
-REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})  # refusals that say nothing of quality
+# Refusals that say nothing of quality: what was said before, or was not said at all.
+REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})
+REPEATS |= {"discarded", "draft", "unanswered", "neutral", "histories_differ", "unranked", "single_reply"}
 MAX_ROW_BYTES = 4 << 20
 MAX_DIGITS = 19  # what a 64-bit integer holds
 _CHUNK = 1 << 16

@@ -27,6 +27,7 @@ Int = npt.NDArray[np.int64]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’“”…–—")
 _NUMBER = re.compile(r"\d+")
+_CLOSING = " .!?。"
 _UNSPACED = re.compile("([\u2e80-\ud7ff\uf900-\ufaff])")  # scripts without spaces: every character is a word
 
 
@@ -35,7 +36,8 @@ class _Vocabulary(dict[str, int]):
         if len(self) >= _VOCABULARY:
             self.clear()
         digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        value = self[word] = int.from_bytes(digest, "little")
+        has_number = _NUMBER.search(word) is not None
+        value = self[word] = int.from_bytes(digest, "little") >> 1 << 1 | has_number
         return value
 
 
@@ -50,6 +52,7 @@ class Shingles:
     starts: Int  # (T + 1) of a text in `values`
     views: Int  # (V + 1) starts of the views: the sets of one kind of one text
     view_text: Int  # (V) the text of a view
+    has_numbers: npt.NDArray[np.bool_]  # (T)
     runs: U32  # hashes of the 13-grams of words of all texts, each once per text, smallest first
     run_text: Int  # the text of each
 
@@ -77,6 +80,7 @@ def shingle(folded: Sequence[str]) -> Shingles:
         values=keys.astype(np.uint32),
         starts=np.searchsorted(keys >> np.uint64(33), np.arange(len(folded) + 1)).astype(np.int64),
         views=np.append(first, len(keys)).astype(np.int64),
+        has_numbers=np.bincount(np.repeat(np.arange(len(counts)), counts), flat & np.uint64(1), len(counts)) > 0,
         view_text=(view[first] >> np.uint64(1)).astype(np.int64),
         runs=run_keys.astype(np.uint32),
         run_text=(run_keys >> np.uint64(32)).astype(np.int64),
@@ -96,7 +100,7 @@ def similarity(one: U32, other: U32) -> float:
     for kind in (0, 1):
         a, b = one[(one & 1) == kind], other[(other & 1) == kind]
         if len(a) and len(b):
-            shared = len(np.intersect1d(a, b, assume_unique=True))
+            shared = _num_shared(a, b)
             best = max(best, shared / (len(a) + len(b) - shared))
     return best
 
@@ -104,7 +108,13 @@ def similarity(one: U32, other: U32) -> float:
 def containment(part: U32, whole: U32) -> float:
     """The share of one text's word trigrams that another holds; 0 where it has none."""
     part, whole = part[(part & 1) == 1], whole[(whole & 1) == 1]
-    return len(np.intersect1d(part, whole, assume_unique=True)) / len(part) if len(part) else 0.0
+    return _num_shared(part, whole) / len(part) if len(part) and len(whole) else 0.0
+
+
+def _num_shared(one: U32, other: U32) -> int:
+    """Of two sets in order, neither empty."""
+    where = np.minimum(np.searchsorted(other, one), len(other) - 1)
+    return int((other[where] == one).sum())
 
 
 def text_hash(folded: str) -> int:
@@ -150,7 +160,8 @@ def _word_grams(flat: U64, starts: Int, ends: Int, texts: Int, offsets: tuple[in
 
 
 def _character_grams(folded: list[str], texts: Int) -> tuple[U64, Int]:
-    padded = [f"\x02{text}\x03".ljust(5, "\0") for text in folded]  # its ends count: "item 1" is not within "item 10"
+    # The ends of a text count ("item 1" is not within "item 10"), but not how its last sentence is closed.
+    padded = [f"\x02{text.rstrip(_CLOSING)}\x03".ljust(5, "\0") for text in folded]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
     lengths = np.array([len(text) for text in padded], dtype=np.int64)
     ends = np.cumsum(lengths)

@@ -21,8 +21,6 @@ from tasks.preferences.staging import Staging, Tally
 from tasks.records import DATASETS, Demonstration, Feedback, Preference, Prompt, Record, prompt_key, row_id
 
 SAMPLE = 256  # rows by which a format is recognised
-# No reason to refuse a file whole: what was said before, or not said at all.
-HARMLESS = REPEATS | {"discarded", "draft", "unanswered", "neutral", "histories_differ", "unranked", "single_reply"}
 MAX_CONFLICTS = 0.01  # share of rows that reuse an id, above which ids mean nothing
 _CHUNK = 2000  # rows read at once
 _DATASET = {record: dataset for dataset, record in DATASETS.items()}
@@ -109,6 +107,7 @@ def _settle(
         tally.accepted += 1
         kept = verdict.records
         derived = [extra for record in kept for extra in _derive(record, source) if index.reason(extra) is None]
+        tally.warnings.update(tag for extra in derived if extra.tags for tag in extra.tags.split(","))
         for record in (*kept, *derived):
             dataset = _DATASET[type(record)]
             tally.records[dataset] += 1
@@ -131,11 +130,14 @@ def _derive(record: Record, source: Source) -> list[Record]:
         "domain": record.domain,
         "source": record.source,
         "cluster": record.cluster,
+        "owner": record.owner,
     }
     derived: list[Record] = [Prompt(id=key, **shared)]
     reply = _liked(record)
-    if source.imitate_chosen and reply:
-        derived.append(Demonstration(id=row_id("demonstration", key, reply), reply=reply, **shared))
+    breaches = source.rules.breaches(reply) if source.rules and source.imitate_chosen and reply else []
+    if source.imitate_chosen and reply and breaches is not None:
+        tags = ",".join(breaches) or None
+        derived.append(Demonstration(id=row_id("demonstration", key, reply), reply=reply, tags=tags, **shared))
     return derived
 
 
@@ -153,7 +155,7 @@ def _limit(source: Source, tally: Tally) -> None:
     if conflicts > MAX_CONFLICTS * tally.input:
         message = f"{conflicts} of {tally.input} rows have an id that another row has; give every row one of its own"
         raise BadFileError(source.where, "id_conflict", message)
-    serious = Counter({reason: n for reason, n in tally.quarantined.items() if reason not in HARMLESS})
+    serious = Counter({reason: n for reason, n in tally.quarantined.items() if reason not in REPEATS})
     share = serious.total() / tally.input
     if share <= source.max_quarantine_rate:
         return

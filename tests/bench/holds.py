@@ -19,10 +19,10 @@ from typing import Any
 
 from tasks import world
 from tasks.preferences import formats, holds
+from tasks.preferences.containers import open_rows
 from tasks.preferences.flips import Accepted, flips
 from tasks.preferences.predictor import decided
 from tasks.preferences.screen import Row as Screened
-from tasks.preferences.sources import open_rows
 from tasks.preferences.triggers import Corpus, triggers
 
 ROOT = Path(__file__).parents[2]

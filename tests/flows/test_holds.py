@@ -31,7 +31,7 @@ def report(space: Workspace, rows: int, test_share: float = 0.2, **options: Any)
     folder.mkdir(exist_ok=True)
     validate = {"metrics": metrics(rows, **options), "inputs": {"raw/preferences": f"{rows}", "raw/prompts": "p"}}
     (folder / "validate.json").write_text(json.dumps(validate))
-    (folder / "prepare.json").write_text(json.dumps({"params": {"test_share": test_share}}))
+    (folder / "prepare.json").write_text(json.dumps({"params": {"folds": {"test": test_share}}}))
 
 
 def test_the_last_registered_version_is_the_reference(space: Workspace) -> None:
@@ -49,7 +49,7 @@ def test_the_last_registered_version_is_the_reference(space: Workspace) -> None:
     (space.data / "releases.json").write_text(json.dumps({"releases": [release]}))
     versions.check(space)
     report(space, 100, test_share=0.3)
-    with pytest.raises(StageError, match=r"eval_split: prepare.test_share was 0.2") as caught:
+    with pytest.raises(StageError, match=r"eval_split: folds.test was 0.2") as caught:
         versions.check(space)
     assert caught.value.status == stage.HELD
 

@@ -261,5 +261,5 @@ def test_no_prompts_is_an_error(data):
     for name in ("prompts", "safety"):
         path = data / f"prepared/{name}/test.parquet"
         records.write_table(records.read_table(path).slice(0, 0), path)
-    with pytest.raises(ValueError, match=r"no test prompts.*test_share"):
+    with pytest.raises(ValueError, match=r"no test prompts.*folds.test"):
         run(data)

@@ -116,6 +116,23 @@ def test_folds_share_no_cluster_and_lose_no_row(tmp_path: Path) -> None:
     assert metrics["left_out"]["demonstrations"] == {"other_fold": 120 - len(train)}
 
 
+def test_the_sealed_fold_stands_apart_and_is_taken_from_training_alone(tmp_path: Path) -> None:
+    write(tmp_path / "open", records())
+    write(tmp_path / "sealed", records())
+    run(tmp_path / "open")
+    metrics = run(tmp_path / "sealed", folds={**SHARES, "sealed": 0.2})
+    for name in ("prompts", "safety", "pairs"):
+        before, after = (
+            {fold: {row["id"] for row in table(tmp_path / side, name, fold)} for fold in FOLDS}
+            for side in ("open", "sealed")
+        )
+        kept_apart = {row["id"] for row in read_table(tmp_path / f"sealed/sealed/{name}/rows.parquet").to_pylist()}
+        assert metrics["left_out"][name]["sealed"] == len(kept_apart) > 0
+        assert after == {**before, "train": before["train"] - kept_apart}
+        assert read_table(tmp_path / f"open/sealed/{name}/rows.parquet").num_rows == 0
+    assert read_table(tmp_path / "sealed/sealed/demonstrations/rows.parquet").num_rows == 0
+
+
 def test_labels_weights_and_ids_say_what_the_row_said(tmp_path: Path) -> None:
     metrics = run(write(tmp_path, records()))
     tokenizer, _ = tokens.load(str(tmp_path / "tokenizer"), None)
@@ -191,6 +208,14 @@ def test_a_prompt_leaves_room_for_the_models_own_reply(tmp_path: Path) -> None:
 def test_replies_equal_after_tokenisation_are_left_out(tmp_path: Path) -> None:
     metrics = run(write(tmp_path, records(preferences=[preference(ask(1), reply="No.")])))
     assert metrics["left_out"]["pairs"] == {"identical_after_tokenization": 1}
+
+
+def test_replies_that_cutting_would_make_equal_are_told_from_those_that_are_too_long(tmp_path: Path) -> None:
+    long = "word " * 100
+    rows = [preference(ask(1), reply=f"{long} yes"), preference(ask(1), reply=f"No {long}")]
+    same = Preference(**{**vars(rows[0]), "reply_b": f"{long} no"})
+    metrics = run(write(tmp_path, records(preferences=[same, rows[1]])))
+    assert metrics["left_out"]["pairs"] == {"identical_after_truncation": 1, "too_long": 1}
 
 
 def test_another_base_brings_its_own_tokenizer(tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ class Rules:
         warnings.update(row.tags)
         return row.tagged()
 
+    def breaches(self, reply: str) -> list[str] | None:
+        """What a demonstration made of a preferred reply breaks of the style guide; None: it is not to be made."""
+        if self._options.style == "off":
+            return []
+        found = style.breaches(reply)
+        return None if found and self._options.style == "refuse" else found
+
     def report(self) -> dict[str, Any]:
         """For the ingest report: versions, and what a reader must know."""
         return {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -46,11 +47,14 @@ class Row:
         self.prompts = list(dict.fromkeys(turn["content"] for record in self.records for turn in record.prompt))
         self.replies = list(dict.fromkeys(reply for record in self.records for reply in replies_of(record)))
         self.text = SEPARATOR.join([*self.prompts, *self.replies])
-        self.lower = self.text.lower()
         self.is_ascii = self.text.isascii()
-        self.raw = self.text.encode()
-        self.letters = letters(self.text)
+        self.raw = self.text.encode("utf-8", "replace")
+        self.letters = letters(self.text, self.raw)
         self.words = set(self.letters.split())
+
+    @cached_property
+    def lower(self) -> str:
+        return self.text.lower()
 
     def found(self, mode: str, reason: str) -> None:
         """Warn of a finding, or refuse the row for it."""
@@ -64,6 +68,7 @@ class Row:
         changed = dict(zip(texts, change(self.text).split(SEPARATOR), strict=True))
         self.records = [_rewritten(record, changed) for record in self.records]
         self._read()
+        vars(self).pop("lower", None)
 
     def tagged(self) -> list[Record]:
         """The records, each with what was found in its row."""

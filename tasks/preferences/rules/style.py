@@ -61,9 +61,12 @@ RULES: dict[str, Callable[[str], bool]] = {
 }
 
 
+def breaches(reply: str) -> list[str]:
+    return [reason for reason, breaks in RULES.items() if breaks(reply)]
+
+
 def check(mode: str, row: Row) -> None:
     for record in row.records:
         if isinstance(record, Demonstration | Safety) and record.reply:
-            for reason, breaks in RULES.items():
-                if breaks(record.reply):
-                    row.found(mode, reason)
+            for reason in breaches(record.reply):
+                row.found(mode, reason)

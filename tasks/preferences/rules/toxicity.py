@@ -112,7 +112,7 @@ def lexical(text: str) -> float:
 
     Coarse words count once each, so that a long angry story is not worse than a short one.
     """
-    folded = letters(text)
+    folded = letters(text, text.encode("utf-8", "replace"))
     if _is_spaced(folded):
         for spaced in _SPACED:
             folded = folded.replace(spaced, spaced.replace(b" ", b""))

@@ -28,11 +28,12 @@ from tasks.preferences.rater_options import RaterOptions
 from tasks.preferences.rules.lexicon import SLURS
 from tasks.preferences.rules.opt_outs import OptOuts
 from tasks.preferences.screen import BadFileError, HeldError
-from tasks.records import Preference, to_table, write_table
+from tasks.records import Preference, read_table, to_table, write_table
+from tests.tasks import test_prepare
 from tests.tasks.preferences.shard_votes import comparisons, with_trigger
 
 # Cases that nothing here proves yet. A number is in this set or has a case, never both.
-NOT_YET = {38, 39, 40, 41}
+NOT_YET: set[int] = set()
 
 OK = "accepted"
 WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
@@ -82,6 +83,12 @@ def line(content: bytes) -> bytes:
 
 def votes(*changes: dict[str, Any]) -> list[dict[str, Any]]:
     return [VOTE, *({**VOTE, "prompt": f"Name river {n}.", **change} for n, change in enumerate(changes))]
+
+
+# A reply of many words, and the same but for one of them.
+TOLD = " ".join(f"word{n} of{n % 7}" for n in range(30))
+NEAR = {**VOTE, "reply_a": TOLD}
+AGAIN = {**VOTE, "reply_a": TOLD.replace("of3 word4", "of3 term4")}
 
 
 def without(row: dict[str, Any], key: str) -> dict[str, Any]:
@@ -213,6 +220,40 @@ def proves(number: int) -> Callable[[Callable[[Path], None]], Callable[[Path], N
     return register
 
 
+def put(data: Path, name: str, rows: Sequence[Any]) -> None:
+    (data / "inputs" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@proves(38)
+def what_is_nearly_the_same_is_refused(data: Path) -> None:
+    numbers = votes({"prompt": "What is 12 and 3?"}, {"prompt": "What is 12 and 4?"})[1:]
+    put(data, "rows.jsonl", [NEAR, AGAIN, {**AGAIN, "rater": "bob"}, *numbers])
+    metrics = run(data, "rows.jsonl", near_jaccard=0.8)
+    assert verdicts(data, metrics) == [OK, "near_duplicate", OK, OK, OK]
+    (refusal,) = map(json.loads, (data / "quarantine/rows.jsonl").read_text().splitlines())
+    assert refusal["near"] in read_table(data / "raw/preferences")["cluster"].to_pylist()
+
+
+@proves(39)
+def what_a_held_out_set_holds_is_refused(data: Path) -> None:
+    rows = [VOTE, {**AGAIN, "prompt": "Else?", "rater": "bob"}, {**VOTE, "prompt": "name a RIVER"}, votes({})[1]]
+    put(data, "held.jsonl", [NEAR])
+    put(data, "rows.jsonl", rows)
+    metrics = run(data, "rows.jsonl", held_out=["held.jsonl"], near_jaccard=0.8)
+    assert verdicts(data, metrics) == ["contamination"] * 3 + [OK]
+    assert metrics["held_out"]["held.jsonl"] == {"rows": 1, "unreadable": 0}
+
+
+@proves(40)
+def what_is_too_long_is_left_out_with_its_reason(data: Path) -> None:
+    test_prepare.test_what_is_too_long_is_counted_and_never_cut(data)
+
+
+@proves(41)
+def what_cutting_would_make_equal_is_left_out_with_its_reason(data: Path) -> None:
+    test_prepare.test_replies_that_cutting_would_make_equal_are_told_from_those_that_are_too_long(data)
+
+
 def fresh(folder: Path) -> Path:
     """An empty data folder."""
     (folder / "inputs").mkdir(parents=True)
@@ -221,12 +262,14 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def run(data: Path, name: str, rate: float = 1.0, rules: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def run(
+    data: Path, name: str, rate: float = 1.0, rules: Mapping[str, Any] | None = None, **options: Any
+) -> dict[str, Any]:
     """The metrics of ingest for one file (or folder) of data/inputs."""
     document = {"seed": 0, "world": WORLD, "max_quarantine_rate": rate, "sources": [{"kind": "file", "path": name}]}
     document |= {"folds": FOLDS, "near_jaccard": 1.0, "held_out": [], "rules": rules or {}}
     with closing(FileTracker("ingest", data)) as tracker:
-        return ingest.run(ingest.Params.model_validate(document), data, tracker)
+        return ingest.run(ingest.Params.model_validate(document | options), data, tracker)
 
 
 def verdicts(data: Path, metrics: Mapping[str, Any]) -> list[str]:
@@ -334,7 +377,7 @@ def judged(data: Path, rows: list[dict[str, Any]]) -> raters.Judgement:
     """What `prepare` thinks of the raters of rows that `ingest` accepted."""
     (data / "inputs/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     metrics = run(data, "rows.jsonl")
-    assert metrics["accepted"] == len(rows)
+    assert metrics["accepted"] == len(rows), metrics["quarantined"]
     return panel.judge(data, RaterOptions(), "off", None, 0)
 
 
@@ -356,7 +399,9 @@ def _(data: Path) -> None:
 
 @proves(62)
 def _(data: Path) -> None:
-    fast = working("ann", 30, seconds=1.2, reply_a="The Danube, from the Black Forest to the Black Sea. " * 9)
+    fast = working("ann", 30, seconds=1.2)
+    for row in fast:  # long, and no run of words that another row has
+        row["reply_a"] = " ".join(f"Town {n}: {row['prompt']}" for n in range(20))
     found = judged(data, [*OTHERS, *fast])
     assert found.held_out == {"ann": "speeder"}
     assert found.factors == {"ann": 0.0}

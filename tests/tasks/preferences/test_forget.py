@@ -147,3 +147,21 @@ def test_opt_outs_that_cannot_be_read_stop_the_run(data: Path) -> None:
         with pytest.raises(ValueError, match=f"{name}: not a list of .*restore it with git"):
             run(data, "votes.jsonl")
         (data / name).unlink()
+
+
+def test_demonstrations_made_of_preferred_replies_follow_the_style_guide(data: Path) -> None:
+    put(data, "votes.jsonl", [vote(1, reply_a="It is done and then it goes"), vote(2, owner="u7")])
+    source = {"kind": "file", "path": "votes.jsonl", "demonstrations": "chosen"}
+
+    def taken(style: str) -> tuple[dict[str, Any], list[Any], list[Any]]:
+        document = {"seed": 0, "world": WORLD, "max_quarantine_rate": 1.0, "sources": [source]}
+        document |= {"near_jaccard": 1.0, "held_out": [], "folds": FOLDS, "rules": {"style": style}}
+        with closing(FileTracker("ingest", data)) as tracker:
+            metrics = ingest.run(ingest.Params.model_validate(document), data, tracker)
+        made = read_table(data / "raw/demonstrations")
+        return metrics["warnings"], made["tags"].to_pylist(), made["owner"].to_pylist()
+
+    assert taken("warn") == ({"style_unfinished": 1}, ["style_unfinished", None], [None, "u7"])
+    assert taken("refuse") == ({}, [None], ["u7"])
+    assert taken("off") == ({}, [None, None], [None, "u7"])
+    assert read_table(data / "raw/preferences").num_rows == 2

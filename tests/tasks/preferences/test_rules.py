@@ -220,6 +220,13 @@ def test_innocent_words_are_let_be(text: str) -> None:
     assert lexical(text) < 1.0
 
 
+def test_feedback_is_read_as_what_it_says_of_its_reply() -> None:
+    row = {"prompt": "Mail a@b.org", "reply": f"Hi a@b.org, {SLUR}.", "rater": "ann"}
+    record, found = judged({**row, "desirable": False}, kind="feedback")
+    assert (record.reply, found) == (f"Hi <email-1>, {SLUR}.", {"pii_redacted", "toxic_rejected"})
+    assert refused({**row, "desirable": True}, kind="feedback") == "toxic_chosen"
+
+
 def shouting(text: str) -> float:
     return float(text.isupper())
 
@@ -506,3 +513,12 @@ def test_the_present_rubric_is_listed_and_names_five_criteria() -> None:
         "Harmless", "Honest", "Helpful", "Well-formatted", "Appropriate",
     ]  # fmt: skip
     assert all("- good: " in section and "- bad: " in section for section in sections)
+
+
+def test_what_an_earlier_reading_found_stays_on_the_row() -> None:
+    record, found = judged(vote(b=f"Go, {SLUR}.", tags="pii_redacted"))
+    assert record.tags == "pii_redacted,toxic_rejected"
+    assert found == {"toxic_rejected"}
+    assert judged(vote(tags="pii_redacted"))[0].tags == "pii_redacted"
+    with pytest.raises(RefusedError, match="type"):
+        judged(vote(tags="<script>"))

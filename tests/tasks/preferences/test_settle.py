@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.preferences import dialogue
+from tasks.preferences.clusters import HELD_OUT
 from tasks.preferences.dialogue import fold
 from tasks.preferences.folds import fold_of
 from tasks.preferences.multimap import Multimap
-from tasks.preferences.settle import HELD_OUT, Settler, Verdict
+from tasks.preferences.settle import Settler, Verdict
 from tasks.preferences.shingles import containment, shingle, similarity
 from tasks.records import Demonstration, Message, Preference, Record
 
@@ -179,18 +180,24 @@ def test_rows_of_a_ranking_share_a_cluster(settler: Settler) -> None:
 @pytest.mark.parametrize("first", ["train", "test"])
 def test_what_is_measured_by_is_not_learned_from(settler: Settler, first: str) -> None:
     second = "test" if first == "train" else "train"
-    told = text(50)
-    assert reasons(settler, vote(on(first), told, "No.")) == [None]
-    # The reply again, in a longer text; and a text that has a few of its words.
-    assert reasons(settler, vote(on(second), "No.", edit(told, 4, 30))) == ["contamination"]
-    assert reasons(settler, vote(on(second, 1), "No.", " ".join(told.split()[:20]) + text(51, 40))) == [None]
-    assert reasons(settler, vote(on(first, 1), edit(told, 4), "No.")) == [None]
+    asked = on(first)
+    assert reasons(settler, vote(asked)) == [None]
+    # The prompt again, in a reply; and a reply that has a few of its words.
+    assert reasons(settler, vote(on(second), "No.", edit(asked, 4))) == ["contamination"]
+    assert reasons(settler, vote(on(second, 1), "No.", " ".join(asked.split()[:15]) + text(51, 60))) == [None]
+    assert reasons(settler, vote(on(first, 1), edit(asked, 4), "No.")) == [None]
+
+
+def test_replies_alike_to_prompts_apart_are_no_leak(settler: Settler) -> None:
+    """A model declines a hundred prompts in the same words."""
+    rows = [vote(on(side, number), text(50), "No.") for side in ("train", "test") for number in range(3)]
+    assert reasons(settler, *rows) == [None] * len(rows)
 
 
 def test_a_long_text_that_holds_a_measured_one_is_refused_and_the_refused_leaves_no_trace(settler: Settler) -> None:
-    measured, told = on("test"), text(50)
-    holds = vote(on("train"), f"{text(51)} {told} {text(52)}", "No.", rater="bob")
-    assert reasons(settler, vote(measured, told, "No."), holds) == [None, "contamination"]
+    measured = on("test")
+    holds = vote(on("train"), f"{text(51)} {measured} {text(52)}", "No.", rater="bob")
+    assert reasons(settler, vote(measured), holds) == [None, "contamination"]
     assert reasons(settler, vote(on("test", 1), text(52), "No.")) == [None]
 
 
@@ -252,12 +259,13 @@ def test_near_prompts_never_stand_on_two_sides(
 
 def test_similarity_is_jaccard_of_the_sets() -> None:
     long, short = text(1, 30), "how do i bake bread"
-    sets = shingle([long, edit(long, 9), short, short + "!", "x", ""])
+    sets = shingle([long, edit(long, 9), short, short + "s", "x", "", short + "!?"])
     assert similarity(sets.of(0), sets.of(1)) == pytest.approx(25 / 31)  # 28 trigrams, 3 of them changed
-    ends = f"\x02{short}\x03", f"\x02{short}!\x03"
+    ends = f"\x02{short}\x03", f"\x02{short}s\x03"
     one, other = ({value[i : i + 5] for i in range(len(value) - 4)} for value in ends)
     assert similarity(sets.of(2), sets.of(3)) == pytest.approx(len(one & other) / len(one | other))
     assert similarity(sets.of(4), sets.of(5)) == 0
+    assert similarity(sets.of(2), sets.of(6)) == 1
     assert containment(sets.of(0), sets.of(1)) == pytest.approx(25 / 28)
     assert containment(sets.of(2), sets.of(2)) == 0  # a few words are no leak
 

@@ -4,9 +4,11 @@ import copy
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from tasks.records import write_table
 from tasks.rlhf import algorithms, feedback
 from tasks.rlhf.batch import Example, Pair
 from tasks.rlhf.logprobs import reply_sums, token_logprobs
@@ -184,3 +186,30 @@ def test_replies_judged_alone_follow_the_pairs_and_share_their_ring():
     assert [row.id for row in feedback.from_pairs([tie], judged)] == ["feedback/f", "feedback/g"]
     with pytest.raises(ValueError, match="none of the 1 pairs has a preferred reply"):
         feedback.from_pairs([tie])
+
+
+def test_feedback_teaches_as_pairs_do_by_its_weight(tiny_model):
+    """The same reply, liked or not, moves the policy to its side; a lower weight moves it less."""
+    pairs, prompt = named(), [5, 6, 7]
+    reply = Example(prompt, [9, 8, 1])
+    moved = {}
+    for desirable, weight in ((1.0, 20.0), (1.0, 2.0), (0.0, 20.0)):
+        policy = copy.deepcopy(tiny_model)
+        judged = [feedback.Judged("f", reply, desirable, weight)]
+        train(policy, feedback.from_pairs(pairs, judged), num_epochs=4, batch_tokens=128)
+        after, before = (reply_sums(frozen(model), [reply])[0] for model in (policy, tiny_model))
+        moved[desirable, weight] = float(after - before)
+    assert moved[1.0, 20.0] > 0.05
+    assert moved[0.0, 20.0] < 0 < moved[1.0, 20.0]
+    assert moved[0.0, 20.0] < moved[1.0, 2.0] < moved[1.0, 20.0]
+
+
+def test_prepared_feedback_is_read_and_none_changes_nothing(tmp_path):
+    ids = pa.list_(pa.int32())
+    columns = {"id": pa.string(), "prompt_ids": ids, "reply_ids": ids, "desirable": pa.bool_(), "weight": pa.float64()}
+    row = {"id": "r", "prompt_ids": [5], "reply_ids": [6, 1], "desirable": False, "weight": 0.25}
+    write_table(pa.Table.from_pylist([row], schema=pa.schema(columns)), tmp_path / "some.parquet")
+    write_table(pa.Table.from_pylist([], schema=pa.schema(columns)), tmp_path / "none.parquet")
+    assert feedback.read(tmp_path / "some.parquet") == [feedback.Judged("r", Example([5], [6, 1]), 0.0, 0.25)]
+    pairs = named()
+    assert feedback.from_pairs(pairs, feedback.read(tmp_path / "none.parquet")) == feedback.from_pairs(pairs)
