@@ -35,7 +35,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         prompts = [
             row
             for row in records.read_table(data / f"prepared/prompts/{fold}.parquet").to_pylist()
-            if row["source"] == world.SOURCE and params.labeller == "simulated"
+            if row["source"] == world.SOURCE and row["verifier"] and params.labeller == "simulated"
         ]
         rng = random.Random(f"{params.seed}/collect/{fold}")
         chosen = rng.sample(prompts, min(params.prompts_per_fold, len(prompts)))
