@@ -84,6 +84,8 @@ def _accept(
     records, dropped = verdict
     reasons = [index.reason(record) for record in records]
     if records and all(reasons):
+        if reasons[0] == "id_conflict" and "id" in row.value:
+            tally.warnings["reused_id"] += 1
         return _refuse(row, RefusedError(reasons[0]))
     if not form.any_fields and row.value.keys() - form.fields - {"schema_version"}:
         tally.warnings["unknown_field"] += 1
@@ -151,7 +153,7 @@ def _liked(record: Preference | Feedback) -> str | None:
 def _limit(source: Source, tally: Tally) -> None:
     if source.max_quarantine_rate is None or source.max_quarantine_rate == 1:
         return
-    conflicts = tally.quarantined["id_conflict"]
+    conflicts = tally.warnings["reused_id"]  # not those that say otherwise what has no id of its own
     if conflicts > MAX_CONFLICTS * tally.input:
         message = f"{conflicts} of {tally.input} rows have an id that another row has; give every row one of its own"
         raise BadFileError(source.where, "id_conflict", message)

@@ -94,7 +94,7 @@ def test_solutions_in_steps_are_a_source_like_others(data: Path) -> None:
     assert metrics["quarantined"] == {"total": 4, "id_conflict": 1, "label_count": 1, "bad_label": 1, "empty_text": 1}
     (row,) = read_table(data / "raw/solutions").to_pylist()
     assert (row["steps"], row["labels"], row["correct"]) == (good["steps"], [True, None], True)
-    with pytest.raises(ValueError, match=r"steps.jsonl: id_conflict: 1 of 5 rows have an id that another"):
+    with pytest.raises(ValueError, match=r"steps.jsonl: too_many_refused: 4 of 5 rows are refused .bad_label 1"):
         run(data, put(data, "steps.jsonl", rows))
 
 
