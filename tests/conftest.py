@@ -1,5 +1,6 @@
 """A toy pipeline: the stages' names and files with nothing to compute, in a repository of its own."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -119,7 +120,8 @@ def sh(command: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings of other people's code that we can do nothing about."""
+    """What we can do nothing about: warnings of other people's code, and a logger that keeps its first stream."""
+    importlib.import_module("dvc")  # not within a test: it would keep the stream that captures that test's output
     for line in (
         "ignore:_NoneStep.value will soon:DeprecationWarning",  # dvc's pygtrie
         "ignore:.*Any type hint is inferred as AnyType:UserWarning",  # mlflow about mlflow

@@ -222,6 +222,8 @@ def test_targets_and_variables_of_make_exist(copy: Project) -> None:
         target, *variables = shlex.split(words)
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
         for variable in variables:
+            if "=" not in variable:  # a word of a value with spaces
+                continue
             assert f"$({variable.partition('=')[0]})" in makefile, f"make {words}"
     assert copy.sh("make bench --dry-run").returncode == 0
 
