@@ -100,7 +100,8 @@ class Project:
 
     def __init__(self, root: Path, home: Path, elsewhere: Path) -> None:
         self.root, self.elsewhere = root, elsewhere
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_", "PYTHONDONT"))} | {
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_", "PYTHONDONT"))}
+        self.environment = kept | {
             "HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must not spin where tests share the cores
