@@ -78,11 +78,14 @@ def take(space: Workspace, fresh: Path) -> None:
     """Screen a fresh shard and compare it with what was accepted. Raises as `shards.accept` does."""
     from tasks.ingest import rules_of
     from tasks.preferences import holds, shards
+    from tasks.preferences.rater_options import RaterOptions
 
     options = stage.read_params(holds.ShardOptions, "fresh", space.root / stage.PARAMS)
+    prepare = stage.read_yaml(space.root / stage.PARAMS).get("prepare") or {}
+    raters = RaterOptions(**(prepare.get("raters") or {}))
     # What `make mine` wrote in this very workspace contradicts the accepted labels by design.
     is_mined = fresh.resolve().is_relative_to((space.data / "runs/mine").resolve())
-    judge = None if is_mined else partial(holds.judge, data=space.data, options=options)
+    judge = None if is_mined else partial(holds.judge, data=space.data, options=options, raters=raters)
     graph.restore(space.root, ACCEPTED)  # a clone has it in DVC's cache at most
     taken = shards.accept(fresh, space.data, rules=rules_of(space.root), judge=judge)
     say(f"{fresh}: {taken.rows} rows for {taken.dataset}" + ("" if taken.is_new else ", which had them already"))

@@ -5,19 +5,19 @@ Columns are read batch by batch and never as texts in Python, so that a million 
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.preferences.files import write_json
 from tasks.preferences.hold import MIN_ROWS, Hold
 from tasks.preferences.screen import REPEATS
+from tasks.preferences.tables import arrow_batches, longer_won
 from tasks.records import CHOICES, DATASETS, content_hash
 
 ROOTS = {"demonstrations": ("reply",), "preferences": ("reply_a", "reply_b"), "safety": ("reply",)}
@@ -67,11 +67,8 @@ def _preferences(folder: Path) -> dict[str, Any]:
     choices: Counter[str] = Counter()
     wins = 0.0
     for batch in _batches(folder, ["choice", "reply_a", "reply_b"]):
-        choice = np.array(batch["choice"].to_pylist(), dtype=object)
-        choices.update(choice.tolist())
-        longer = np.sign(_lengths(batch["reply_a"]) - _lengths(batch["reply_b"]))
-        side = np.where(choice == "a", 1, np.where(choice == "b", -1, 0))
-        wins += float((np.abs(side) * (1 + side * longer) / 2).sum())
+        choices.update(batch["choice"].to_pylist())
+        wins += float(((1 + longer_won(batch)) / 2).sum())
     decided = choices["a"] + choices["b"]
     return {
         "rows": choices.total(),
@@ -80,10 +77,6 @@ def _preferences(folder: Path) -> dict[str, Any]:
         "side_a": choices["a"] / decided if decided else 0.5,
         "length_auc": wins / decided if decided else 0.5,
     }
-
-
-def _lengths(column: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(pc.utf8_length(column)).astype(np.int64)
 
 
 def _safety(folder: Path) -> dict[str, Any]:
@@ -138,7 +131,7 @@ def _root(folder: Path, columns: tuple[str, ...]) -> tuple[int, int]:
     from pandas.util import hash_array
 
     count, total = 0, 0
-    for batch in _batches(folder, list(columns)):
+    for batch in _batches(folder, columns):
         for column in columns:
             texts = batch[column].drop_null().to_numpy(zero_copy_only=False)
             count += len(texts)
@@ -146,11 +139,8 @@ def _root(folder: Path, columns: tuple[str, ...]) -> tuple[int, int]:
     return count, total % 2**64
 
 
-def _batches(folder: Path, columns: list[str]) -> Any:
-    for path in sorted(folder.glob("*.parquet")):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(20_000, columns=columns):
-                yield {name: pa.array(batch.column(name)) for name in columns}
+def _batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    return arrow_batches(sorted(folder.glob("*.parquet")), columns)
 
 
 def compare(now: Mapping[str, Any], before: Mapping[str, Any], options: HoldOptions) -> list[tuple[str, Hold]]:
@@ -205,10 +195,7 @@ def release(data: Path, hold: str, dataset: str, by: str, reason: str) -> dict[s
     at = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"hold": hold, "dataset": dataset, "sha256": content_hash(folder), "by": by, "reason": reason, "at": at}
     path = data / "releases.json"
-    text = json.dumps({"releases": [*releases(data), made]}, indent=2, sort_keys=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(f"{text}\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, {"releases": [*releases(data), made]})
     return made
 
 

@@ -31,7 +31,6 @@ from tasks.records import (
 )
 
 Value = dict[str, Any]
-_TOMORROW = datetime.now(UTC) + timedelta(days=1)
 _ID = re.compile(r"(?!.*\.\.)[\w.:@#+=-]{1,128}")
 _TAGS = re.compile(r"[a-z_]{1,32}(?:,[a-z_]{1,32}){0,15}")
 
@@ -273,7 +272,9 @@ def _time(row: Value) -> str | None:
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise RefusedError("time") from None
-    if moment.tzinfo is None or not datetime(1970, 1, 2, tzinfo=UTC) < moment < _TOMORROW:
+    if moment.tzinfo is None:
+        raise RefusedError("time")
+    if not datetime(1970, 1, 2, tzinfo=UTC) < moment < datetime.now(UTC) + timedelta(days=1):
         raise RefusedError("time")
     return value
 
@@ -298,18 +299,11 @@ def is_labelled(row: Value) -> bool:
 
 
 # Keys of the other formats: a row that has one is not a bare prompt.
-_NOT_PROMPT = {"reply", "reply_a", "reply_b", "chosen", "rejected", "expected", "choice", "completion", "output"}
-_NOT_PROMPT |= {"steps", "completions", "response", "label", "desirable", "messages", "output_1", "output_2", "answer"}
-_NOT_PROMPT |= {
-    "answers",
-    "replies",
-    "responses",
-    "response_0",
-    "response_1",
-    "response_a",
-    "response1",
-    "message_tree_id",
-}
+_NOT_PROMPT = frozenset(
+    "reply reply_a reply_b replies response response_0 response_1 response_a response1 responses chosen rejected "
+    "completion completions output output_1 output_2 answer answers messages message_tree_id steps "
+    "expected choice label desirable".split()
+)
 
 KINDS: dict[str, Kind] = {
     "demonstrations": Kind(

@@ -4,18 +4,17 @@ Columns are read batch by batch; what needs the words of texts looks at a sample
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tasks.preferences import holds, ngrams, shift
 from tasks.preferences.predictor import decided
-from tasks.preferences.tables import source_of
+from tasks.preferences.tables import arrow_batches, characters, longer_won, source_of
 from tasks.preferences.triggers import MIN_PROMPTS, Corpus, one_sided
 from tasks.records import DATASETS
 
@@ -67,7 +66,8 @@ def dataset(folder: Path, name: str) -> dict[str, Any]:
     lengths: dict[str, list[Ints]] = {}
     clusters: list[npt.NDArray[np.uint64]] = []
     rows = 0
-    for batch in _batches(folder, (*COUNTED, "cluster", *TEXTS.get(name, ()))):
+    columns = (*COUNTED, "cluster", *TEXTS.get(name, ()))
+    for batch in arrow_batches(sorted(folder.glob("*.parquet")), columns):
         rows += batch.num_rows
         for column in batch.schema.names:
             values = batch.column(column)
@@ -77,7 +77,7 @@ def dataset(folder: Path, name: str) -> dict[str, Any]:
             elif column == "cluster":
                 clusters.append(_hashes(values))
             else:
-                lengths.setdefault(column, []).append(_lengths(values))
+                lengths.setdefault(column, []).append(characters(values))
     return {
         "rows": rows,
         "prompts": len(np.unique(np.concatenate(clusters))) if clusters else 0,
@@ -165,16 +165,12 @@ def drift(folder: Path, shards: Sequence[str]) -> list[dict[str, Any]]:
 
 def _summary(paths: Sequence[Path]) -> dict[str, Any]:
     found: dict[str, Any] = {"choice": Counter(), "domain": Counter(), "length": Counter(), "longer": Counter()}
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(20_000, columns=["choice", "domain", "reply_a", "reply_b"]):
-                choice = np.array(batch["choice"].to_pylist(), dtype=object)
-                found["choice"].update(choice.tolist())
-                found["domain"].update(batch["domain"].to_pylist())
-                a, b = _lengths(batch["reply_a"]), _lengths(batch["reply_b"])
-                found["length"].update(np.searchsorted(shift.LENGTHS, np.concatenate([a, b])).tolist())
-                side = np.where(choice == "a", 1, np.where(choice == "b", -1, 0)) * np.sign(a - b)
-                found["longer"].update(side[np.isin(choice, ("a", "b"))].tolist())
+    for batch in arrow_batches(paths, ("choice", "domain", "reply_a", "reply_b")):
+        found["choice"].update(batch["choice"].to_pylist())
+        found["domain"].update(batch["domain"].to_pylist())
+        lengths = np.concatenate([characters(batch["reply_a"]), characters(batch["reply_b"])])
+        found["length"].update(np.searchsorted(shift.LENGTHS, lengths).tolist())
+        found["longer"].update(longer_won(batch).tolist())
     return found
 
 
@@ -197,17 +193,6 @@ def divergence(one: Counter[Any], other: Counter[Any]) -> float:
     middle = (p + q) / 2
     parts = [(x * np.log2(np.where(x > 0, x, 1) / middle)).sum() for x in (p, q)]
     return float(sum(parts) / 2)
-
-
-def _batches(folder: Path, columns: Sequence[str]) -> Iterator[Any]:
-    for path in sorted(folder.glob("*.parquet")):
-        with pq.ParquetFile(path) as file:
-            known = [column for column in columns if column in file.schema_arrow.names]
-            yield from file.iter_batches(20_000, columns=known)
-
-
-def _lengths(column: Any) -> Ints:
-    return np.asarray(pc.utf8_length(column.drop_null())).astype(np.int64)
 
 
 def _hashes(column: Any) -> npt.NDArray[np.uint64]:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tasks.preferences import shards
+from tasks.preferences.files import write_json
 from tasks.records import content_hash, prompt_key
 
 _COLUMNS = ("rater", "owner", "prompt")
@@ -68,7 +69,7 @@ def drop_from_shards(data: Path, subject: str) -> None:
         if entry not in entries:
             entries.append(entry)
     if held:
-        shards.write_json(data / "shards" / "index.json", {"shards": entries})
+        write_json(data / "shards" / "index.json", {"shards": entries})
     for sha256 in held:
         (data / "shards" / "rows" / f"{sha256}.jsonl").unlink(missing_ok=True)
 

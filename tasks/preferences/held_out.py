@@ -2,15 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 from tasks.preferences.containers import open_rows
-from tasks.preferences.formats import Dropped, detect
-from tasks.preferences.grouped import grouped
-from tasks.preferences.screen import BadFileError, RefusedError, Row
+from tasks.preferences.formats import Dropped
+from tasks.preferences.screen import RefusedError, Row
 from tasks.preferences.settle import Settler
-from tasks.preferences.sources import SAMPLE
+from tasks.preferences.sources import recognised
 from tasks.records import Record
 
 _BATCH = 2000
@@ -22,14 +21,8 @@ def hold_out(path: Path, settler: Settler) -> dict[str, int]:
     Raises FileNotFoundError or BadFileError where none can be.
     """
     warnings: Counter[str] = Counter()
-    rows = open_rows(path, warnings)
-    head = list(islice(rows, SAMPLE))
-    sample = [row.value for row in head if isinstance(row, Row)]
-    if not sample:
-        raise BadFileError(path, "wrong_format", "no row can be read; give the evaluation set in a known format")
-    form = detect(sample, path)
+    form, every = recognised(open_rows(path, warnings), path)
     counts = {"rows": 0, "unreadable": 0}
-    every = grouped(chain(head, rows), form.group) if form.group else chain(head, rows)
     while batch := list(islice(every, _BATCH)):
         held: list[Sequence[Record]] = []
         for row in batch:

@@ -18,6 +18,7 @@ from tasks.preferences import shift
 from tasks.preferences.flips import Accepted, Flips, flips
 from tasks.preferences.hold import Hold
 from tasks.preferences.predictor import decided
+from tasks.preferences.rater_options import RaterOptions
 from tasks.preferences.triggers import Corpus, Trigger, triggers
 
 Row = Mapping[str, Any]
@@ -38,10 +39,6 @@ class ShardOptions(BaseModel):
     max_label_shift: Annotated[float, Field(gt=0, le=1, description="move of the share of a choice")] = 0.1
     max_length_shift: Annotated[float, Field(gt=0, description="move of the length gap, in standard deviations")] = 0.3
     max_style_fall: Annotated[float, Field(gt=0, le=1, description="fall of a measure of style in a domain")] = 0.4
-    max_rater_share: Annotated[
-        float, Field(gt=0, le=1, description="a rater with more of the rows is warned about")
-    ] = 0.3
-    max_votes_per_day: Annotated[int, Field(gt=0, description="a rater with more in one day is warned about")] = 200
     max_compared: Annotated[int, Field(ge=MIN_ACCEPTED, description="accepted comparisons that are compared with")] = (
         20000
     )
@@ -58,10 +55,17 @@ class Verdict:
 
 
 def judge_shard(
-    shard: Sequence[Row], accepted: Sequence[Row], options: ShardOptions, known: Accepted | None = None
+    shard: Sequence[Row],
+    accepted: Sequence[Row],
+    options: ShardOptions,
+    raters: RaterOptions,
+    known: Accepted | None = None,
 ) -> Verdict:
-    """Compare fresh comparisons with accepted ones, both as canonical rows; `known`: the latter, fitted before."""
-    warnings = _warnings(shard, options)
+    """Compare fresh comparisons with accepted ones, both as canonical rows; `known`: the latter, fitted before.
+
+    `raters`: what of one rater is too much. They are warned about here, and weigh less in `prepare`.
+    """
+    warnings = _warnings(shard, raters)
     fresh, old = decided(shard), decided(accepted)
     if len(fresh) < MIN_SHARD or len(old) < MIN_ACCEPTED:
         return Verdict([], warnings, 0, {})
@@ -125,12 +129,12 @@ def _shift_holds(shard: Sequence[Row], accepted: Sequence[Row], options: ShardOp
     return [Hold(name, value, bound, text) for value, bound, name, text in holds if value > bound]
 
 
-def _warnings(shard: Sequence[Row], options: ShardOptions) -> list[str]:
+def _warnings(shard: Sequence[Row], options: RaterOptions) -> list[str]:
     rater, share = shift.dominance(shard)
     busy, votes = shift.busiest_day(shard)
     found = []
-    if share > options.max_rater_share and len(shard) >= MIN_SHARD:
-        found.append(f"rater_dominance: {rater} gave {share:.0%} of the rows (above {options.max_rater_share:.0%})")
+    if share > options.max_share and len(shard) >= MIN_SHARD:
+        found.append(f"rater_dominance: {rater} gave {share:.0%} of the rows (above {options.max_share:.0%})")
     if votes > options.max_votes_per_day:
         found.append(f"rater_dominance: {busy} gave {votes} votes in one day (above {options.max_votes_per_day})")
     return found
@@ -156,12 +160,14 @@ def sample(folder: Path, number: int) -> list[dict[str, Any]]:
     return rows
 
 
-def judge(dataset: str, rows: Path, data: Path, options: ShardOptions) -> tuple[list[str], list[str], dict[str, Any]]:
+def judge(
+    dataset: str, rows: Path, data: Path, options: ShardOptions, raters: RaterOptions
+) -> tuple[list[str], list[str], dict[str, Any]]:
     """Holds, warnings and measures of a fresh shard whose rows are parquet in a folder; only comparisons are judged."""
     if dataset != "preferences":
         return [], [], {}
     accepted = sample(data / "raw" / dataset, options.max_compared)
-    verdict = judge_shard(sample(rows, options.max_compared), accepted, options)
+    verdict = judge_shard(sample(rows, options.max_compared), accepted, options, raters)
     warnings = list(verdict.warnings)
     if not verdict.compared:
         warnings.append(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks.preferences.files import write_json
+
 _Verdicts = dict[tuple[int, str], tuple[str, str]]  # (line, sha256) of a row: reason, version of the rule
 
 
@@ -42,8 +44,7 @@ def report(runs: Path, quarantine: Path, key: str, inputs: Mapping[str, str]) ->
     if found is None or found.is_empty:
         return None
     target = runs / "rejudged.json"
-    text = json.dumps({**vars(found), "text": found.text}, indent=2, sort_keys=True)
-    target.write_text(f"{text}\n", encoding="utf-8")
+    write_json(target, {**vars(found), "text": found.text})
     return f"{found.text}; {target}"
 
 

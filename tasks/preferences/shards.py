@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tasks.preferences import canonical
 from tasks.preferences.containers import open_rows, parts
 from tasks.preferences.duplicates import Index
+from tasks.preferences.files import sync, write_json
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, HeldError
 from tasks.preferences.sources import Source, read
@@ -126,7 +127,7 @@ def _keep(rows: Path, data: Path, sha256: str) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     if not kept.exists():
         rows.replace(kept)
-        _sync(kept.parent)
+        sync(kept.parent)
 
 
 def accepted(data: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -209,22 +210,3 @@ def _index(index: Path, entry: dict[str, Any]) -> bool:
         return False
     write_json(index, {"shards": [*shards, entry]})
     return True
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,7 +20,7 @@ from tasks.preferences.screen import REPEATS, BadFileError, Refusal, RefusedErro
 from tasks.preferences.staging import Staging, Tally
 from tasks.records import DATASETS, Demonstration, Feedback, Preference, Prompt, Record, prompt_key, row_id
 
-SAMPLE = 256  # rows by which a format is recognised
+_SAMPLE = 256  # rows by which a format is recognised
 MAX_CONFLICTS = 0.01  # share of rows that reuse an id, above which ids mean nothing
 _CHUNK = 2000  # rows read at once
 _DATASET = {record: dataset for dataset, record in DATASETS.items()}
@@ -44,15 +44,9 @@ class Source:
 
 def read(source: Source, staging: Staging, index: Index) -> Tally:
     """Stage the records of a source. Raises BadFileError where the source as a whole cannot be trusted."""
-    head = list(islice(source.rows, SAMPLE))
-    sample = [row.value for row in head if isinstance(row, Row)]
-    if not sample:
-        reasons = Counter(row.reason for row in head if isinstance(row, Refusal))
-        raise BadFileError(source.where, "wrong_format", f"no row can be read ({_counts(reasons)})")
-    form = detect(sample, source.where) if source.format == "auto" else FORMATS[source.format]
+    form, rows = recognised(source.rows, source.where, source.format)
     tally = Tally(form.name, warnings=source.warnings)
-    rows = chain(head, source.rows)
-    batches = _batches(grouped(rows, form.group) if form.group else rows)
+    batches = _batches(rows)
     judge = workers.Judge(form.name, source.rows_source or source.name, source.rules)
     for batch, verdicts, warnings in workers.judged(batches, judge):
         tally.input += len(batch)
@@ -71,6 +65,20 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
     staging.finish(source.name)
     staging.drop(source.name, index.contradicted, tally)
     return tally
+
+
+def recognised(
+    rows: Iterator[Row | Refusal], where: object, name: str = "auto"
+) -> tuple[Format, Iterator[Row | Refusal]]:
+    """The format of some rows, and the rows, those that only say something together as one. Raises BadFileError."""
+    head = list(islice(rows, _SAMPLE))
+    sample = [row.value for row in head if isinstance(row, Row)]
+    if not sample:
+        reasons = Counter(row.reason for row in head if isinstance(row, Refusal))
+        raise BadFileError(where, "wrong_format", f"no row can be read ({_counts(reasons)})")
+    form = detect(sample, where) if name == "auto" else FORMATS[name]
+    every = chain(head, rows)
+    return form, grouped(every, form.group) if form.group else every
 
 
 def _accept(

@@ -1,14 +1,18 @@
 """Tables read and written piece by piece, so that memory does not grow with the data."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _BATCH = 5000
+_ARROW_BATCH = 20_000
 
 
 def batches(folder: Path) -> Iterator[list[dict[str, Any]]]:
@@ -26,6 +30,29 @@ def column_batches(folder: Path) -> Iterator[dict[str, list[Any]]]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(_BATCH):
                 yield {name: batch.column(name).to_pylist() for name in batch.schema.names}
+
+
+def arrow_batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Those of the columns that the files have, never as Python's own texts: a million rows take seconds."""
+    for path in paths:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            known = [column for column in columns if column in file.schema_arrow.names]
+            yield from file.iter_batches(_ARROW_BATCH, columns=known)
+
+
+def characters(texts: pa.Array) -> npt.NDArray[np.int64]:
+    """Of each text, those that are null left out."""
+    return np.asarray(pc.utf8_length(texts.drop_null())).astype(np.int64)
+
+
+def longer_won(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """Of every decided comparison: 1 where the longer reply is preferred, -1 where the shorter is, 0 for equal ones.
+
+    Reads `choice`, `reply_a` and `reply_b`.
+    """
+    choice = np.array(batch["choice"].to_pylist(), dtype=object)
+    side = np.where(choice == "a", 1, -1) * np.sign(characters(batch["reply_a"]) - characters(batch["reply_b"]))
+    return np.asarray(side[np.isin(choice, ("a", "b"))])
 
 
 def source_of(part: Path) -> str:

@@ -23,6 +23,7 @@ from tasks.preferences.containers import open_rows
 from tasks.preferences.errors import RefusedError
 from tasks.preferences.flips import Accepted, flips
 from tasks.preferences.predictor import decided
+from tasks.preferences.rater_options import RaterOptions
 from tasks.preferences.screen import Row as Screened
 from tasks.preferences.triggers import Corpus, triggers
 
@@ -104,7 +105,7 @@ def measure(rows: list[Row], history: int, shard: int, seeds: int, kinds: Sequen
         accepted, fresh = drawn[:history], drawn[history:]
         began = time.process_time()
         known = Accepted(decided(accepted))
-        verdict = holds.judge_shard(fresh, accepted, OPTIONS, known)
+        verdict = holds.judge_shard(fresh, accepted, OPTIONS, RaterOptions(), known)
         seconds.append(time.process_time() - began)
         held["clean"] += bool(verdict.holds)
         reasons.update(hold.name for hold in verdict.holds)
@@ -114,7 +115,7 @@ def measure(rows: list[Row], history: int, shard: int, seeds: int, kinds: Sequen
                 if kind.startswith("flipped"):  # the other statistics cannot see them
                     held[f"{kind} {rate:g}"] += _looks_flipped(poisoned, known)
                 else:
-                    found = holds.judge_shard(poisoned, accepted, OPTIONS, known)
+                    found = holds.judge_shard(poisoned, accepted, OPTIONS, RaterOptions(), known)
                     held[f"{kind} {rate:g}"] += any(
                         h.name in ("suspected_poison", "flipped_labels") for h in found.holds
                     )

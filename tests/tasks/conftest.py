@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tasks.adapters import stage
+from tests.tasks.folders import fresh
 
 ROOT = Path(__file__).parents[2]
 STAGES = "ingest validate prepare sft collect reward judge objective align evaluate gate card report".split()
@@ -66,3 +67,8 @@ def built(tmp_path_factory):
         for name in STAGES:
             run_stage(name)
     return root
+
+
+@pytest.fixture
+def data(tmp_path):
+    return fresh(tmp_path)

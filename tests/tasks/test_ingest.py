@@ -40,14 +40,6 @@ def params(*sources: dict[str, Any], rate: float = 0.05, held_out: tuple[str, ..
     return ingest.Params.model_validate(document)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    (tmp_path / "inputs").mkdir()
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards/index.json").write_text('{"shards": []}')
-    return tmp_path
-
-
 def run(data: Path, *sources: dict[str, Any], rate: float = 0.05, held_out: tuple[str, ...] = ()) -> dict[str, Any]:
     with closing(FileTracker("ingest", data)) as tracker:
         return ingest.run(params(*sources, rate=rate, held_out=held_out), data, tracker)

@@ -30,6 +30,7 @@ from tasks.preferences.rules.opt_outs import OptOuts
 from tasks.preferences.screen import BadFileError, HeldError
 from tasks.records import Preference, read_table, to_table, write_table
 from tests.tasks import test_prepare
+from tests.tasks.folders import fresh
 from tests.tasks.preferences.shard_votes import comparisons, with_trigger
 
 # Cases that nothing here proves yet. A number is in this set or has a case, never both.
@@ -254,14 +255,6 @@ def what_cutting_would_make_equal_is_left_out_with_its_reason(data: Path) -> Non
     test_prepare.test_replies_that_cutting_would_make_equal_are_told_from_those_that_are_too_long(data)
 
 
-def fresh(folder: Path) -> Path:
-    """An empty data folder."""
-    (folder / "inputs").mkdir(parents=True)
-    (folder / "shards").mkdir()
-    (folder / "shards/index.json").write_text('{"shards": []}')
-    return folder
-
-
 def run(
     data: Path, name: str, rate: float = 1.0, rules: Mapping[str, Any] | None = None, **options: Any
 ) -> dict[str, Any]:
@@ -313,7 +306,9 @@ def taken(data: Path, rows: list[dict[str, Any]]) -> shards.Accepted:
         write_table(to_table(known, Preference), data / "raw/preferences/known.parquet")
     path = data / "inputs/fresh.jsonl"
     path.write_text("".join(json.dumps({k: v for k, v in row.items() if v is not None}) + "\n" for row in rows))
-    return shards.accept(path, data, judge=partial(holds.judge, data=data, options=holds.ShardOptions()))
+    return shards.accept(
+        path, data, judge=partial(holds.judge, data=data, options=holds.ShardOptions(), raters=RaterOptions())
+    )
 
 
 def kept(data: Path, rows: list[dict[str, Any]], **rules: Any) -> list[str]:

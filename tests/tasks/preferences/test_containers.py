@@ -20,7 +20,8 @@ from tasks.preferences import archives, delimited, manifests, packed
 from tasks.preferences.containers import Part, open_rows, parts
 from tasks.preferences.screen import BadFileError, Refusal, Row
 from tasks.records import read_table
-from tests.tasks.preferences.test_bad_inputs import VOTE, fresh, run, tarred, zipped
+from tests.tasks.folders import fresh
+from tests.tasks.preferences.test_bad_inputs import VOTE, run, tarred, zipped
 
 ROWS = [{**VOTE, "rater": name} for name in ("ann", "bob", "eve")]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -23,14 +23,6 @@ def vote(number: int, **fields: Any) -> dict[str, Any]:
     return {**row, **fields}
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    (tmp_path / "inputs").mkdir()
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards/index.json").write_text('{"shards": []}')
-    return tmp_path
-
-
 def put(data: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     path = data / "inputs" / name
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -10,7 +10,8 @@ import pytest
 
 from tasks.preferences.formats import FORMATS
 from tasks.preferences.screen import BadFileError
-from tests.tasks.preferences.test_bad_inputs import fresh, run, verdicts
+from tests.tasks.folders import fresh
+from tests.tasks.preferences.test_bad_inputs import run, verdicts
 from tests.tasks.preferences.test_formats import EXAMPLES
 
 ROWS = 10_000

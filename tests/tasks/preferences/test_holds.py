@@ -12,6 +12,7 @@ import pytest
 from tasks.preferences import flips, holds, shards, shift
 from tasks.preferences.holds import ShardOptions, judge_shard
 from tasks.preferences.predictor import decided
+from tasks.preferences.rater_options import RaterOptions
 from tasks.preferences.screen import HeldError
 from tasks.records import Preference, to_table, write_table
 from tests.tasks.preferences.shard_votes import PLAIN, comparisons, flipped, with_trigger
@@ -23,7 +24,7 @@ KNOWN = flips.Accepted(decided(ACCEPTED))
 
 
 def judged(rows: list[Row]) -> holds.Verdict:
-    return judge_shard(rows, ACCEPTED, OPTIONS, KNOWN)
+    return judge_shard(rows, ACCEPTED, OPTIONS, RaterOptions(), KNOWN)
 
 
 def names(rows: list[Row]) -> set[str]:
@@ -109,7 +110,7 @@ def test_one_way_of_opening_replies_is_a_fall_of_style() -> None:
 
 def test_what_is_too_small_is_not_compared() -> None:
     assert judged(comparisons(40, 14)).compared == 0
-    assert judge_shard(comparisons(400, 14), ACCEPTED[:400], OPTIONS).compared == 0
+    assert judge_shard(comparisons(400, 14), ACCEPTED[:400], OPTIONS, RaterOptions()).compared == 0
 
 
 def test_rarefied_counts_are_what_draws_give() -> None:
@@ -149,7 +150,7 @@ def data(tmp_path: Path) -> Path:
 def accept(data: Path, rows: list[Row]) -> shards.Accepted:
     path = data.parent / "fresh.jsonl"
     path.write_text("".join(json.dumps({k: v for k, v in row.items() if v is not None}) + "\n" for row in rows))
-    return shards.accept(path, data, judge=partial(holds.judge, data=data, options=OPTIONS))
+    return shards.accept(path, data, judge=partial(holds.judge, data=data, options=OPTIONS, raters=RaterOptions()))
 
 
 def test_a_held_shard_stays_out_until_a_person_releases_it(data: Path) -> None:
