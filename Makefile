@@ -83,9 +83,16 @@ clean:
 	rm -rf data/runs data/checkpoints data/workspaces data/bench
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
+# The lock is whole, so four installers at once have nothing to resolve; only torch wants other libraries on other
+# platforms. What is imported is compiled once, on all cores.
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 $(READY): infra/requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r infra/requirements.lock
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@echo 'installing infra/requirements.lock'
+	@grep -v -e '^#' -e '^torch==' infra/requirements.lock | xargs -P 4 -n 63 $(PIP) --no-deps --use-pep517
+	@$(PIP) -c infra/requirements.lock torch
+	@$(PY) -m pip check
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(PY) -m compileall -q -j 0 -x '/(tests?|testing|sympy|networkx|transformers/models|_inductor)/' $(VENV)/lib
 	@$(PY) -m flows.server
 	@touch $(READY)
