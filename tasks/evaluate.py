@@ -183,10 +183,10 @@ def _score_pairs(pairs: list[Row], scorers: Scorers) -> list[Row]:
     kept = ("id", "cluster", "domain", "source", "rater", "label", "gold_a", "gold_b")
     scored = [{key: row[key] for key in kept} for row in pairs]
     for name, members in scorers.items():
-        a, b = (_scores(members, [Example(r["prompt_ids"], r[f"{side}_ids"]) for r in pairs]) for side in "ab")
+        both = _scores(members, [Example(row["prompt_ids"], row[f"{side}_ids"]) for side in "ab" for row in pairs])
         # sigma of the raw margin is the probability that was trained; normalising changed its scale.
         scale = sum(member.scale for member in members) / len(members)
-        for row, score_a, score_b in zip(scored, a, b, strict=True):
+        for row, score_a, score_b in zip(scored, both[: len(pairs)], both[len(pairs) :], strict=True):
             row |= {f"{name}_a": score_a, f"{name}_b": score_b, f"{name}_margin": scale * (score_a - score_b)}
     return scored
 

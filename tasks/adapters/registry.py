@@ -103,9 +103,11 @@ def unpack_policy(package: Path, target: Path) -> Path:
 def package_reward(members: Sequence[Path], target: Path) -> None:
     """The members' folders and the code that scores with them, as an MLflow python function."""
     import mlflow
+    import pandas
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
+    prompt = json.dumps([{"role": "user", "content": "What is two and two?"}])
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", "prompt"), ColSpec("string", "reply")]), outputs=Schema([ColSpec("double")])
     )
@@ -115,6 +117,7 @@ def package_reward(members: Sequence[Path], target: Path) -> None:
         artifacts={f"member-{member.name}": str(member) for member in members},
         pip_requirements=["mlflow", *_pinned()],
         signature=signature,
+        input_example=pandas.DataFrame([{"prompt": prompt, "reply": "It is four."}]),
     )
 
 

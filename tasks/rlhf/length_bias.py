@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.rlhf.batch import Pair
 from tasks.rlhf.comparisons import Comparison
-from tasks.rlhf.reward_model import RewardModel, score_examples
+from tasks.rlhf.reward_model import RewardModel, lead
 
 Values = NDArray[np.float64]
 
@@ -32,8 +32,7 @@ def balanced(rows: Sequence[Comparison]) -> list[Comparison]:
 
 def score_gaps(model: RewardModel, rows: Sequence[Pair]) -> Values:
     """Score of reply a less that of reply b."""
-    a, b = (score_examples(model, [getattr(row, side) for row in rows]) for side in "ab")
-    return np.asarray(a - b)
+    return lead(model, [row.a for row in rows], [row.b for row in rows])
 
 
 def length_gaps(rows: Sequence[Pair]) -> Values:
@@ -72,9 +71,9 @@ def balancing(rows: Sequence[Pair]) -> Values:
     factors = np.ones(len(rows))
     leads = length_gaps(rows) * np.sign([row.label - 0.5 for row in rows])  # > 0: the longer one is preferred
     octaves: dict[int, list[int]] = defaultdict(list)
-    for i, lead in enumerate(leads.tolist()):
-        if lead:
-            octaves[int(abs(lead)).bit_length()].append(i)
+    for i, by in enumerate(leads.tolist()):
+        if by:
+            octaves[int(abs(by)).bit_length()].append(i)
     for members in octaves.values():
         weights = np.array([rows[i].weight for i in members])
         longer = leads[members] > 0

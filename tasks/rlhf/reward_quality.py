@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.rlhf.comparisons import Comparison
 from tasks.rlhf.length_bias import correlation, length_gaps
-from tasks.rlhf.reward_model import RewardModel, score_examples, score_heads
+from tasks.rlhf.reward_model import RewardModel, lead, score_heads
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Quality:
 
 
 def measure(model: RewardModel, rows: Sequence[Comparison]) -> Quality:
-    a, b = ([getattr(row, side) for row in rows] for side in "ab")
-    gaps = score_examples(model, a) - score_examples(model, b)
+    a, b = [row.a for row in rows], [row.b for row in rows]
+    gaps = lead(model, a, b)
     labels = np.array([row.label for row in rows])
     heads = {}
     if len(model.objectives) > 1:

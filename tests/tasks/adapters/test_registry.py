@@ -14,7 +14,7 @@ from tasks.rlhf.batch import Example
 from tasks.rlhf.options import ScoreOptions
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pandas, in MLflow
 def test_the_reward_package_scores_as_the_reward_model_does(tiny_model: Path, tmp_path: Path) -> None:
     tokenizer = models.load_tokenizer(tiny_model)
     folders = [tmp_path / "reward" / name for name in ("0", "1")]

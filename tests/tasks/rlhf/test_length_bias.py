@@ -95,10 +95,10 @@ def test_quality_by_hand(monkeypatch):
     scores = {"a": [1.0, 0.0, 1.0, 2.0, 1.0], "b": [0.0, 1.0, 0.0, 0.0, 1.0]}
 
     def fake(model, examples):
-        side = "a" if examples[0] is rows[0].a else "b"
-        return np.array(scores[side])
+        assert examples == [row.a for row in rows] + [row.b for row in rows]
+        return np.array(scores["a"] + scores["b"])
 
-    monkeypatch.setattr(reward_quality, "score_examples", fake)
+    monkeypatch.setattr(reward_model, "score_examples", fake)
     quality = reward_quality.measure(reward_model.RewardModel(None), rows)
     assert quality.right[quality.decided].tolist() == [1.0, 0.0, 0.0, 0.5]
     assert quality.leads.tolist() == [4, -4, 0, -3, 0]

@@ -103,6 +103,19 @@ def test_padding_and_company_change_no_score(sft, examples):
         assert score_examples(model, longer)[:3] == pytest.approx(alone, rel=1e-4, abs=1e-5)
 
 
+def test_what_is_said_again_is_scored_once_and_stays_in_its_place(sft, monkeypatch):
+    model, scored = new(sft), []
+    forward = RewardModel.forward
+    monkeypatch.setattr(RewardModel, "forward", lambda self, rows: scored.extend(rows) or forward(self, rows))
+    replies = [[number, 7, *range(3, 3 + number % 6)] for number in range(3, 13)]
+    asked = [Example(prompt, reply) for reply in replies for prompt in ([5, 6], [9])]
+    values = score_examples(model, [*asked, *reversed(asked), asked[3]])
+    assert len(scored) == len(asked)
+    alone = [float(forward(model, [example]).detach()) for example in asked]
+    assert values == pytest.approx([*alone, *reversed(alone), alone[3]], rel=1e-4, abs=1e-5)
+    assert len(set(values)) == len(asked)
+
+
 def test_the_head_starts_with_variance_1_over_d_plus_1(sft):
     weights = torch.cat([reward_model.new_reward_model(sft, "float32", s).network.score.weight for s in range(9)])
     assert float(weights.detach().std()) == pytest.approx(1 / 33**0.5, rel=0.15)  # 288 draws: 4% is one standard error
