@@ -5,7 +5,7 @@ PORT ?= 5000
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run estimate holds release-shard release-hold mine test test-slow check ui bench bench-data clean reproduce release serve selftest forget
+.PHONY: run estimate holds release-shard release-hold mine sealed test test-slow check ui bench bench-data clean reproduce release serve selftest forget
 
 # The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
 # take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
@@ -42,6 +42,10 @@ release-shard: $(READY)  # SHARD=<start of its hash> BY=<name> REASON=<why>: tak
 release-hold: $(READY)  # HOLD=<name> DATASET=<dataset> BY=<name> REASON=<why>: train on the data as it is
 	@$(PY) -m flows.holds $(if $(RECIPE),--recipe '$(RECIPE)') release-hold --hold '$(HOLD)' --dataset '$(DATASET)' \
 		--by '$(BY)' --reason '$(REASON)'
+
+# One look at the sealed fold (folds.sealed) before a release: BY=<name> REASON=<why>; noted in data/sealed_looks.json.
+sealed: $(READY)
+	@$(PY) -m tasks.sealed $(if $(RECIPE),--recipe '$(RECIPE)') --by '$(BY)' --reason '$(REASON)'
 
 # Where the reward model is exploited: replies that it scores high and a better judge low, as a file for FRESH=.
 # JUDGES=gold,verifier,judge: who is asked. PROMPTS=400 REPLIES=8: how many.

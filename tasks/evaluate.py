@@ -43,13 +43,23 @@ class Params(stage.Params):
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
+    items, pairs, metrics = measure(params, data, tracker, held_out.TEST)
+    records.write_table(_table(items), data / "evaluation/items.parquet")
+    records.write_table(_table(pairs), data / "evaluation/pairs.parquet")
+    return metrics
+
+
+def measure(
+    params: Params, data: Path, tracker: FileTracker, fold: held_out.Fold
+) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    """A row per reply, a row per comparison of the fold, and the metrics that follow from them."""
     from tasks.rlhf import models
 
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
     reference = models.load_policy(data / "models/sft", params.model.dtype)
     scorers = _load_scorers(params, data)
-    prompts = held_out.read_prompts(data)
+    prompts = held_out.read_prompts(data, fold)
     items: list[Row] = []
     for name, load in _policies(params, data, tokenizer).items():
         policy, own_tokenizer = load()
@@ -60,11 +70,10 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
             comparable = name != "sft" and _same(own_tokenizer, tokenizer)
             items += _score(params, replies, policy if comparable else None, reference, scorers)
     with tracker.phase("score"):
-        pairs = _score_pairs(held_out.read_pairs(data), scorers)
-    records.write_table(_table(items), data / "evaluation/items.parquet")
-    records.write_table(_table(pairs), data / "evaluation/pairs.parquet")
+        pairs = _score_pairs(held_out.read_pairs(data, fold), scorers)
     metrics = Summary(params.seed, params.num_bootstrap).metrics(items, pairs)
-    return {**_estimates(metrics), "simulated": all(prompt["source"] == world.SOURCE for prompt in prompts)}
+    simulated = all(prompt["source"] == world.SOURCE for prompt in prompts)
+    return items, pairs, {**_estimates(metrics), "simulated": simulated}
 
 
 def _load_scorers(params: Params, data: Path) -> Scorers:
@@ -238,7 +247,7 @@ STAGE = stage.Stage(
     run,
     reads=(
         *(f"models/{name}" for name in ("sft", "policy", "reward", "judge")),
-        *("tokenizer", "champion", held_out.PROMPTS, held_out.SAFETY, *held_out.PAIRS),
+        *("tokenizer", "champion", *held_out.TEST.paths),
     ),
     writes=("evaluation/items.parquet", "evaluation/pairs.parquet"),
 )

@@ -64,6 +64,12 @@ def standing(space: Workspace) -> str:
     return f"; {record['text']}" if record else ""
 
 
+def registered(space: Workspace) -> str | None:
+    """`policy version 3`, where the registry was last seen to hold the present result."""
+    record = _record(space)
+    return f"{record['model']} version {record['version']}" if record.get("version") and not is_due(space) else None
+
+
 def register(space: Workspace, journal: Journal) -> Registration | None:
     """Register policy and reward model of the present result; None where there is no result.
 

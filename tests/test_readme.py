@@ -53,6 +53,7 @@ STARTS = [
     "make serve POOL=machines CRON='0 3 * * *'",
     "make ui",
     "make release",
+    "make sealed BY=ann REASON='release of March'",
     "prefect server start",
     "prefect work-pool create machines --type process",
     "prefect worker start --pool machines --work-queue gpu",

@@ -1,5 +1,6 @@
 """The held-out prompts and comparisons, and what is true about replies to them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +9,56 @@ from tasks.evaluation import refusals, text
 
 Row = dict[str, Any]
 
-PROMPTS = "prepared/prompts/test.parquet"
-SAFETY = "prepared/safety/test.parquet"
-PAIRS = ("prepared/pairs/test.parquet", "collected/test.parquet")
+
+@dataclass(frozen=True)
+class Fold:
+    """The tables, under data/, of a fold that is measured by."""
+
+    name: str
+    prompts: str
+    safety: str
+    pairs: tuple[str, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self.prompts, self.safety, *self.pairs
 
 
-def read_prompts(data: Path) -> list[Row]:
-    """The test prompts and the safety prompts, each prompt once.
+TEST = Fold(
+    "test",
+    "prepared/prompts/test.parquet",
+    "prepared/safety/test.parquet",
+    ("prepared/pairs/test.parquet", "collected/test.parquet"),
+)
+
+
+def read_prompts(data: Path, fold: Fold) -> list[Row]:
+    """The prompts and the safety prompts of a fold, each prompt once.
 
     A row is that of data/prepared/prompts with `key`, the prompt's identity, and `expected`, the conduct that it
     calls for (decline, assist) or None.
     """
     rows: dict[str, Row] = {}
-    for row in _read(data / PROMPTS):
+    for row in _read(data / fold.prompts):
         key = records.prompt_key(row["prompt"])
         rows.setdefault(key, {**row, "key": key, "expected": None})
-    for row in _read(data / SAFETY):
+    for row in _read(data / fold.safety):
         key = records.prompt_key(row["prompt"])
         rows.setdefault(key, {**row, "key": key, "domain": row["category"], "verifier": None})
         rows[key]["expected"] = row["expected"]
     if not rows:
-        raise ValueError(f"{data / PROMPTS}: no test prompts; raise folds.test or give more prompts")
+        remedy = f"raise folds.{fold.name} in params.yaml or give more prompts, then `make run`"
+        raise ValueError(f"{data / fold.prompts}: no {fold.name} prompts; {remedy}")
     return list(rows.values())
 
 
-def read_pairs(data: Path) -> list[Row]:
-    """The held-out comparisons, given and collected, with `gold_a` and `gold_b` where the truth is known.
+def read_pairs(data: Path, fold: Fold) -> list[Row]:
+    """The comparisons of a fold, given and collected, with `gold_a` and `gold_b` where the truth is known.
 
-    What makes a reply right stands with the prompt, and the test folds of prompts and pairs share their prompts.
+    What makes a reply right stands with the prompt, and prompts and pairs of a fold share their prompts.
     """
-    prompts = {row["key"]: row for row in read_prompts(data)}
-    rows = [row for path in PAIRS for row in _read(data / path)]
+    prompts = {row["key"]: row for row in read_prompts(data, fold)}
+    rows = [row for path in fold.pairs for row in _read(data / path)]
     for row in rows:
         prompt = prompts.get(records.prompt_key(row["prompt"]))
         row |= {f"gold_{side}": gold(prompt, row[f"reply_{side}"]) if prompt else None for side in "ab"}

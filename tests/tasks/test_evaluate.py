@@ -240,7 +240,7 @@ def test_real_data_has_no_gold_and_says_so(data):
 
 
 def test_no_comparisons_leave_null_not_nan(data):
-    for path in evaluate.held_out.PAIRS:
+    for path in evaluate.held_out.TEST.pairs:
         records.write_table(records.pair_table([]), data / path)
     metrics, _ = run(data)
     assert metrics["reward"]["accuracy"] is None
