@@ -170,7 +170,8 @@ def _of_source(source: AnySource, params: Params, data: Path, rules: Rules) -> l
     path = _input(source.path, data)
     found = parts(path)
     # A file of a folder is read again only where it has changed, or one before it.
-    contents = [content_hash(path / part.name) if path.is_dir() else content_hash(path) + part.name for part in found]
+    whole = "" if path.is_dir() else content_hash(path)
+    contents = [whole + part.name if whole else content_hash(path / part.name) for part in found]
     base = _slug(path.name if path.is_dir() else path.name.partition(".")[0])
     return [_reading(source, content, part, base, params, rules) for content, part in zip(contents, found, strict=True)]
 

@@ -1,12 +1,15 @@
-"""zip and tar archives as streams: nothing is unpacked to disk, and what tries to do harm is refused whole.
+"""zip and tar archives as streams: no member is written to disk, and what tries to do harm is refused whole.
 
 Refused as `archive_unsafe`: names that point out of the archive, links and devices, archives inside, two members of
 one name, passwords, and what unpacks to far more than it is (a bomb). A member may be gzipped.
 """
 
 import io
+import shutil
 import stat
 import tarfile
+import tempfile
+import weakref
 import zipfile
 import zlib
 from collections import Counter
@@ -22,6 +25,7 @@ from tasks.preferences.screen import BadFileError, Refusal, Row
 MAX_MEMBERS = 10_000
 MAX_TABLE_BYTES = 512 << 20  # of a parquet file inside: it is read from memory
 _HEAD = 1 << 16
+_COPIED = 1 << 20  # bytes at once
 _TORN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
@@ -37,40 +41,69 @@ def kind(path: Path) -> str | None:
     return "tar" if head[257:262] == b"ustar" else None
 
 
-def names(path: Path, kind: str) -> list[str]:
-    """The files inside, in name order. Raises BadFileError where the archive is unsafe or torn."""
-    with _speaking(path):
-        if kind == "zip":
-            with zipfile.ZipFile(path) as archive:
-                found = [_zip_name(path, member) for member in archive.infolist() if not member.is_dir()]
-                unpacked = sum(member.file_size for member in archive.infolist())
-        else:
-            found, unpacked = [], 0
-            with tarfile.open(path, mode="r|*") as stream:
-                for member in stream:
-                    unpacked += member.size
-                    _check_size(path, unpacked, len(found))
-                    if not member.isdir():
-                        found.append(_tar_name(path, member))
-    _check_size(path, unpacked, len(found))
-    if len(set(found)) < len(found):
-        raise BadFileError(path, "archive_unsafe", "has two members of one name; pack it again")
-    return sorted(found)
+class Archive:
+    """An archive looked through once, and its members by name, each read where it lies.
 
+    A compressed tar can only be read from its beginning: it is unpacked, as the one stream it is, to a temporary file
+    without a name, once and when its first member is asked for.
+    Raises BadFileError where the archive is unsafe or torn.
+    """
 
-def rows(path: Path, kind: str, name: str, warnings: Counter[str]) -> Iterator[Row | Refusal]:
-    """The rows of one member."""
-    where = f"{path}!{name}"
-    with _speaking(path):
-        if kind == "zip":
-            with zipfile.ZipFile(path) as archive, archive.open(name) as member:
-                yield from _rows(where, member, path, warnings)
-            return
-        with tarfile.open(path, mode="r|*") as stream:
-            for entry in stream:
-                if entry.name == name and (opened := stream.extractfile(entry)) is not None:
-                    yield from _rows(where, opened, path, warnings)
-                    return
+    def __init__(self, path: Path, kind: str) -> None:
+        self._path = path
+        self._tar: dict[str, tarfile.TarInfo] = {}
+        self._zip: zipfile.ZipFile | None = None
+        self._file: IO[bytes] | None = None
+        with _speaking(path):
+            names = self._look_through_zip() if kind == "zip" else self._look_through_tar()
+        if len(set(names)) < len(names):
+            raise BadFileError(path, "archive_unsafe", "has two members of one name; pack it again")
+        self.names = sorted(names)  # of the files inside
+
+    def rows(self, name: str, warnings: Counter[str]) -> Iterator[Row | Refusal]:
+        """The rows of one member."""
+        with _speaking(self._path), self._member(name) as member:
+            yield from _rows(f"{self._path}!{name}", member, self._path, warnings)
+
+    def _member(self, name: str) -> IO[bytes]:
+        if self._zip is not None:
+            return self._zip.open(name)
+        # With a fresh TarFile no state is shared; it reads one header, and its place tells where the member is.
+        with tarfile.open(fileobj=self._unpacked(), mode="r:") as archive:
+            member = archive.extractfile(self._tar[name])
+        assert member is not None, "only plain files were taken"
+        return member
+
+    def _look_through_zip(self) -> list[str]:
+        self._zip = zipfile.ZipFile(self._path)
+        members = self._zip.infolist()
+        found = [_zip_name(self._path, member) for member in members if not member.is_dir()]
+        _check_size(self._path, sum(member.file_size for member in members), len(found))
+        return found
+
+    def _look_through_tar(self) -> list[str]:
+        found, unpacked = [], 0
+        with tarfile.open(self._path, mode="r|*") as stream:
+            for member in stream:
+                unpacked += member.size
+                _check_size(self._path, unpacked, len(found))
+                if not member.isdir():
+                    found.append(_tar_name(self._path, member))
+                    self._tar[member.name] = member
+        return found
+
+    def _unpacked(self) -> IO[bytes]:
+        if self._file is None:
+            stream = packed.open_unpacked(self._path)
+            is_plain = isinstance(stream.raw, io.FileIO)
+            file: IO[bytes] = stream if is_plain else tempfile.TemporaryFile()  # noqa: SIM115 - see the next line
+            weakref.finalize(self, file.close)
+            if not is_plain:
+                with stream:
+                    shutil.copyfileobj(stream, file, _COPIED)
+            self._file = file
+        self._file.seek(0)
+        return self._file
 
 
 def _rows(where: str, member: IO[bytes], path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:

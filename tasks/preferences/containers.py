@@ -1,4 +1,4 @@
-"""Where rows lie: a file, a folder of files, or an archive, which is read as a stream and never unpacked to disk.
+"""Where rows lie: a file, a folder of files, or an archive, whose members are read where they lie.
 
 A folder or archive gives its data files in name order; each is a source of its own, told apart by content. What is no
 data (hidden files, licences, cards) is left out and counted. A manifest beside the data is held against it.
@@ -87,12 +87,9 @@ def _of_folder(folder: Path, left_out: Counter[str]) -> list[Part]:
 
 
 def _of_archive(path: Path, kind: str, left_out: Counter[str]) -> list[Part]:
-    found = []
-    for name in archives.names(path, kind):
-        if not _is_left_out(name, left_out):
-            where = f"{path}!{name}"
-            found.append(Part(name, where, partial(archives.rows, path, kind, name)))
-    return found
+    archive = archives.Archive(path, kind)
+    names = [name for name in archive.names if not _is_left_out(name, left_out)]
+    return [Part(name, f"{path}!{name}", partial(archive.rows, name)) for name in names]
 
 
 def _is_left_out(name: str, left_out: Counter[str]) -> bool:

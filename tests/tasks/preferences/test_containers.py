@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,24 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 def values(found: list[Part]) -> list[Any]:
     return [row.value for part in found for row in part.open(Counter()) if isinstance(row, Row)]
+
+
+def counted(done: Counter[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        done[name] += 1
+        return function(*arguments, **options)
+
+    return call
+
+
+def tarred_all(members: dict[str, bytes], packed_by: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=f"w:{packed_by}") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
 
 
 def table(rows: list[Any]) -> bytes:
@@ -79,17 +98,35 @@ def test_an_archive_is_read_where_it_lies(tmp_path: Path) -> None:
     members = {"set/b.jsonl": LINES, "set/a.parquet": table(ROWS), "set/c.jsonl.gz": gzip.compress(LINES)}
     members |= {"set/README.md": b"x", "__MACOSX/._b": b"x"}
     (tmp_path / "set.zip").write_bytes(zipped(members))
-    with tarfile.open(tmp_path / "set.tar.bz2", "w:bz2") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+    (tmp_path / "set.tar.bz2").write_bytes(tarred_all(members, "bz2"))
     for name in ("set.zip", "set.tar.bz2"):
         found = parts(tmp_path / name)
         assert [part.name for part in found] == ["set/a.parquet", "set/b.jsonl", "set/c.jsonl.gz"]
         assert found[0].left_out == {"metadata_file": 1, "hidden_file": 1}
         assert values(found) == ROWS * 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set.tar.bz2", "set.zip"]
+
+
+@pytest.mark.parametrize("pack", ["zip", "tar", "tar.gz", "tar.xz"])
+def test_an_archive_is_gone_through_once_however_many_members_it_has(
+    tmp_path: Path, pack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers read and streams unpacked; in no order, and many members at a time."""
+    members = {f"{n * 7 % 10}-{n}.jsonl": LINES for n in range(50)}
+    path = tmp_path / f"set.{pack}"
+    path.write_bytes(zipped(members) if pack == "zip" else tarred_all(members, pack.partition(".")[2]))
+    done: Counter[str] = Counter()
+    for place, name in ((tarfile.TarFile, "next"), (zipfile.ZipFile, "__init__"), (packed, "open_unpacked")):
+        monkeypatch.setattr(place, name, counted(done, name, getattr(place, name)))
+    found = parts(path)
+    assert [part.name for part in found] == sorted(members)
+    rows = [part.open(Counter()) for part in found]
+    firsts = [next(each) for each in reversed(rows)]
+    assert all(isinstance(row, Row) and row.value == ROWS[0] for row in firsts)
+    assert [len(list(each)) for each in rows] == [len(ROWS) - 1] * 50
+    assert done["next"] <= 2 * 50 + 2  # looked through once; each member's reader looks at the first header
+    assert done["__init__"] == (pack == "zip")
+    assert done["open_unpacked"] <= 2  # to tell what it is, and to read it
 
 
 @pytest.mark.parametrize(
@@ -131,7 +168,7 @@ def test_a_bomb_stops_where_it_is_read_too(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(module, "RATIO_FROM", 10)
         monkeypatch.setattr(module, "MAX_RATIO", 2)
     with pytest.raises(BadFileError, match="archive_unsafe"):
-        list(archives.rows(path, "zip", "a.jsonl", Counter()))
+        list(archives.Archive(path, "zip").rows("a.jsonl", Counter()))
 
 
 def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
