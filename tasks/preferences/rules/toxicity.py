@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from tasks.preferences.rules.disguise import letters
 from tasks.preferences.rules.lexicon import INSULTS, PROFANE, SLURS, STRONG, THREATS
+from tasks.preferences.rules.mention import all_mentioned
 from tasks.preferences.rules.row import Mode, Options, Row, preferred
 from tasks.records import Safety
 
@@ -35,7 +36,7 @@ _THREAT = re.compile(
     r"|\bi(?: am going to| m going to| will| ll| m gonna)? (?:kill|murder|rape|stab|beat) (?:you|them all)\b"
     r"|\b(?:kill|exterminate|gas|murder) (?:all|every|them all|all the) "
 )
-_WEIGHTS = {"slur": 1.0, "threat": 1.0, "called": 0.6, "profane": 0.25}
+_WEIGHTS = {"slur": 1.0, "threat": 1.0, "called": 0.6, "profane": 0.25, "mentioned": 0.25}
 
 Scorer = Callable[[str], float]
 
@@ -110,6 +111,8 @@ def _is_spaced(folded: bytes) -> bool:
 def lexical(text: str) -> float:
     """0 for clean text; 1 for a slur or a threat, 0.6 for a name that somebody is called, 0.25 for a coarse word.
 
+    Slurs that are only mentioned (a word explained, reported, declined) are coarse words together.
+
     Coarse words count once each, so that a long angry story is not worse than a short one.
     """
     folded = letters(text, text.encode("utf-8", "replace"))
@@ -118,11 +121,15 @@ def lexical(text: str) -> float:
             folded = folded.replace(spaced, spaced.replace(b" ", b""))
     if _is_stretched(folded):
         folded = _STRETCH.sub(rb"\1", folded)
-    words = set(folded.replace(b"*", b" ").split())
+    spoken = folded.replace(b"*", b" ").split()
     if b"*" in folded:
-        words |= {word for masked in set(_MASKED.findall(folded)) for word in _unmasked(masked)}
+        spoken += [word for masked in set(_MASKED.findall(folded)) for word in _unmasked(masked)]
+    words = set(spoken)
     line = " ".join(folded.decode().split())
-    score = _WEIGHTS["slur"] * bool(words & _SLURS) + _WEIGHTS["profane"] * len(words & _PROFANE)
+    score = _WEIGHTS["profane"] * len(words & _PROFANE)
+    if words & _SLURS:
+        mentioned = all_mentioned(text, sum(word in _SLURS for word in spoken))
+        score += _WEIGHTS["mentioned" if mentioned else "slur"]
     if words & (_INSULTS | _PROFANE | _SLURS):
         score += _WEIGHTS["called"] * len(set(_CALLED.findall(line)))
     if words & _THREATS and _THREAT.search(line):
