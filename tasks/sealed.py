@@ -47,14 +47,14 @@ def look(space: Workspace, by: str, reason: str) -> dict[str, Any]:
     rules = stage.read_params(gate.Params, "gate", space.root / stage.PARAMS)
     with closing(FileTracker("sealed", space.data)) as tracker:
         _, _, metrics = evaluate.measure(params, space.data, tracker, FOLD)
-    metrics = stage.plain(metrics)
+    metrics, policy = stage.plain(metrics), content_hash(space.data / "models/policy")
     made = {
         "workspace": space.name,
         "by": by.strip(),
         "reason": reason.strip(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": register.registered(space),
-        "policy": content_hash(space.data / "models/policy"),
+        "policy": policy,
         "sealed": content_hash(space.data / "sealed"),
     }
     _note(space, made)
@@ -66,7 +66,7 @@ def look(space: Workspace, by: str, reason: str) -> dict[str, Any]:
         "params": params.model_dump(mode="json"),
         "metrics": metrics,
         "gate": stage.plain(gate.judge(rules, metrics)),
-        "test": _on_test(space.data, rules, made["policy"]),
+        "test": _on_test(space.data, rules, policy),
     }
     stage.write_json(space.data / "reports/sealed.json", report)
     return report

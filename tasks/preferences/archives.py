@@ -82,7 +82,8 @@ class Archive:
         return found
 
     def _look_through_tar(self) -> list[str]:
-        found, unpacked = [], 0
+        found: list[str] = []
+        unpacked = 0
         with tarfile.open(self._path, mode="r|*") as stream:
             for member in stream:
                 unpacked += member.size
