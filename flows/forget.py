@@ -1,31 +1,42 @@
 """forget: a rater, the owner of prompts, or a prompt opts out: `python -m flows.forget SUBJECT`.
 
 Adds a salted hash of the subject to data/opt_outs.json, so that every later run refuses their rows; takes the rows out
-of accepted shards; says where else they are and which registered versions learned from them. It trains nothing.
+of accepted and held shards; removes what was made of the data and can be made again, in every workspace, DVC's cache
+and the local MLflow artifacts; says which of the people's own files and which registered versions have them. It trains
+nothing.
 """
 
 import argparse
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks import register
-from tasks.adapters import graph, stage, workspace
+from tasks.adapters import git, graph, stage, workspace
 from tasks.adapters.tracking import Store, TrackingError, reachable
 from tasks.adapters.workspace import Workspace
 from tasks.preferences import forget
 from tasks.preferences.rules.opt_outs import FILE, OptOuts
+from tasks.preferences.traces import Traces
 from tasks.records import DATASETS
 
 TO_DO = """what remains to be done:
-- `make run` (and every recipe in use): rows that came from data/inputs are refused as `opted_out`, and what was made
-  of them is made again; the files in data/inputs themselves are yours to clean
+- `make run` (and every recipe in use): what was removed is made again; rows that come from data/inputs are refused as
+  `opted_out`; the files named above are yours to clean
 - versions named above keep what they learned: retire them, or release one that was trained without these rows
-- `dvc gc --workspace` (`--cloud` for the remote) after that run: until then the DVC cache holds the older data
-- commit data/opt_outs.json and data/shards; earlier commits and branches `retrain/*` point to the older data"""
+- `dvc gc --workspace --cloud` after that run, where there is a remote; clean a remote MLflow store by hand
+- commit data/opt_outs.json and data/shards; earlier commits and branches `retrain/*` name data that is gone"""
+NONE = "none of their rows"
+LEARNED = ("models", "tokenizer", "champion")  # weights and vocabularies: versions, not rows
+GIVEN = ("inputs", "inbox")  # by people
+APART = (*LEARNED, *GIVEN, "shards", "held", "workspaces", ".lock")  # of data/; not to be swept
+KEPT = ("README.md", "passport.json")  # the second holds figures, and a release rests on it
+MADE = ("runs/ingest", "runs/mine", "runs/validate", "runs/shards", "checkpoints")  # beside what dvc.yaml names
 
 
 def run(subject: str, look_only: bool = False) -> Iterator[str]:
@@ -33,13 +44,20 @@ def run(subject: str, look_only: bool = False) -> Iterator[str]:
     if not subject.strip():
         raise ValueError("SUBJECT is empty; give a rater, the owner of prompts, or the id of a prompt")
     home = workspace.existing_workspace(Path())
-    present = [name for name in workspace.recipe_names(home.root) if (home.data / "workspaces" / name).is_dir()]
     if not look_only:
         yield _add(home.data / FILE, OptOuts.read(home.data), subject)
-    for name in (None, *present):
-        space = workspace.existing_workspace(home.root, name)
+    cloned = sorted(path.parent.name for path in (home.data / "workspaces").glob("*/dvc.yaml"))
+    spaces = [workspace.existing_workspace(home.root, name) for name in (None, *cloned)]
+    traces = Traces(subject)
+    for space in spaces:
         with space.held():
+            traces.learn(forget.rows_of(space.data))
             yield from _of_space(space, subject, look_only)
+    for space in spaces:  # now that it is known what they wrote anywhere: workspaces share a cache
+        with space.held():
+            yield from _given(space, traces)
+            if not look_only:
+                yield from _remove(space, traces)
     if not look_only:
         yield TO_DO
 
@@ -62,23 +80,67 @@ def _of_space(space: Workspace, subject: str, look_only: bool) -> Iterator[str]:
         graph.version_shards(space.root)
     for sha256, rows in held.items():
         yield f"{space.name}: {rows} rows in shard {sha256[:12]}" + ("" if look_only else ", taken out")
-    for sha256, rows in forget.in_held_shards(space.data, subject).items():
-        remedy = "" if look_only else "; refused when it is released and read; or delete its folder in data/held"
-        yield f"{space.name}: {rows} rows in held shard {sha256[:12]}{remedy}"
-    yield from _versions(space, subject)
+    waiting = forget.in_held_shards(space.data, subject)
+    if waiting and not look_only:
+        forget.drop_from_held(space.data, subject)
+    for sha256, rows in waiting.items():
+        yield f"{space.name}: {rows} rows in held shard {sha256[:12]}" + ("" if look_only else ", taken out")
+    yield from _versions(space, subject, look_only)
 
 
-def _versions(space: Workspace, subject: str) -> Iterator[str]:
+def _given(space: Workspace, traces: Traces) -> Iterator[str]:
+    for path in _files(space.data / name for name in GIVEN):
+        if path.name not in KEPT and traces.in_input(path):
+            yield f"{space.name}: data/{path.relative_to(space.data)} names or quotes them: yours to clean"
+
+
+def _remove(space: Workspace, traces: Traces) -> Iterator[str]:
+    """What holds rows goes whether it tells of the subject or not (tokens and hashes tell nothing); the rest, if so."""
+    made = {space.data / name for name in (*MADE, *graph.made_of_data(space.root))}
+    for path in made:
+        if not path.is_relative_to(space.data) or path.relative_to(space.data).parts[0] in APART:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    yield f"{space.name}: what was made of the data is removed; `make run` makes it again"
+    kept = {space.root / name for name in git.tracked(space.root)}
+    places = {
+        "data": (path for path in space.data.iterdir() if path.name not in APART),
+        "the DVC cache": [graph.cache_folder(space.root)],
+        "mlartifacts": [space.home / "mlartifacts"],
+    }
+    for name, folders in places.items():
+        found = [
+            path for path in _files(folders) if path not in kept and path.name not in KEPT and traces.in_file(path)
+        ]
+        for path in found:
+            path.unlink()
+        if found:
+            kinds = ", ".join(f"{kind or 'no suffix'} {n}" for kind, n in Counter(p.suffix for p in found).items())
+            yield f"{space.name}: {len(found)} files removed from {name} ({kinds})"
+
+
+def _files(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        found = [folder] if folder.is_file() else sorted(folder.rglob("*"))
+        yield from (path for path in found if path.is_file() and not path.is_symlink())
+
+
+def _versions(space: Workspace, subject: str, look_only: bool) -> Iterator[str]:
     """The registered versions, each with what the data that it learned from holds of the subject."""
     if not (space.home / "mlflow.db").is_file() and "MLFLOW_TRACKING_URI" not in os.environ:
         return
     store = Store.of(space.home)
     counted: dict[str, str] = {}  # by the md5 of a dataset
+    tag = f"opted_out.{OptOuts.read(space.home / 'data').hash(subject)[:12]}"
     with reachable(store.uri):
         client = store.client()
         for model in register.names(space):
             for version in client.search_model_versions(f"name='{model}'"):
-                yield f"{model} version {version.version}: {_learned(space.root, version.tags, subject, counted)}"
+                # Said before: what the cache had of it may be gone since.
+                learned = version.tags.get(tag) or _learned(space.root, version.tags, subject, counted)
+                if not look_only and tag not in version.tags and "rows" in learned and learned != NONE:
+                    client.set_model_version_tag(model, version.version, tag, learned)
+                yield f"{model} version {version.version}: {learned}"
 
 
 def _learned(root: Path, tags: dict[str, Any], subject: str, counted: dict[str, str]) -> str:
@@ -91,7 +153,7 @@ def _learned(root: Path, tags: dict[str, Any], subject: str, counted: dict[str, 
             counted[md5] = "" if rows == 0 else "not in the DVC cache, unknown" if rows is None else f"{rows} rows"
         if md5 and counted[md5]:
             said.append(f"{dataset}: {counted[md5]}")
-    return "; ".join(said) or "none of their rows"
+    return "; ".join(said) or NONE
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -45,6 +45,14 @@ def changed_files(root: Path) -> list[str]:
     return [line[3:] for line in git(root, "status", "--porcelain", "--no-renames").splitlines()]
 
 
+def tracked(root: Path) -> list[str]:
+    """Files that git keeps; none outside git."""
+    try:
+        return [name for name in git(root, "ls-files", "-z").split("\0") if name]
+    except (GitError, FileNotFoundError):
+        return []
+
+
 def pin(root: Path, branch: str, message: str) -> str:
     """Commit HEAD's tree with the present content of the PINNED files onto `branch`; return the commit.
 

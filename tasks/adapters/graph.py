@@ -97,6 +97,24 @@ def cached_files(root: Path, md5: str) -> list[Path] | None:
     return files if all(file.is_file() for file in files) else None
 
 
+def cache_folder(root: Path) -> Path:
+    """Where DVC keeps the files of all versions, by their hashes."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        return Path(repo.cache.local.path)
+
+
+def made_of_data(root: Path) -> list[str]:
+    """Outputs and plots that dvc.yaml names, relative to data/; those of members are weights and curves."""
+    document = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    entries = [
+        each for stage in document["stages"].values() for each in (*stage.get("outs", []), *stage.get("plots", []))
+    ]
+    paths = [next(iter(each)) if isinstance(each, dict) else each for each in entries]
+    return [path.removeprefix("data/") for path in paths if path.startswith("data/") and "${" not in path]
+
+
 def restore(root: Path, path: str) -> None:
     """Bring back an output that dvc.lock names and that is missing here, where DVC's cache has it."""
     from dvc.exceptions import CheckoutError

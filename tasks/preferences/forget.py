@@ -1,11 +1,12 @@
-"""Where the rows of somebody who opted out are, and accepted shards without them.
+"""Where the rows of somebody who opted out are, and shards, accepted or held, without them.
 
 A subject is a rater, the owner of a prompt, or a prompt by its key (`id` in data/raw/prompts).
 """
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,41 @@ def _rows(path: Path, subject: str) -> int:
         return sum(holds(json.loads(line), subject) for line in lines)
 
 
+def rows_of(data: Path) -> Iterator[dict[str, Any]]:
+    """Every row that is here with its owner: of data/raw, of accepted and of held shards."""
+    for path in sorted((data / "raw").glob("*/*.parquet")):
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches():
+                yield from batch.to_pylist()
+    for path in (*(path for path, _ in shards.accepted(data)), *(each / "rows.jsonl" for each in shards.held(data))):
+        with path.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+
+def drop_from_held(data: Path, subject: str) -> None:
+    """Write every held shard that holds the subject again, without those rows; one that is then empty goes.
+
+    Why it is held stays, without figures and names: they were of all its rows. The new folder first, then the old one
+    goes; a second call finishes what a crash left.
+    """
+    for sha256 in in_held_shards(data, subject):
+        folder = data / "held" / sha256
+        note = json.loads((folder / "hold.json").read_text(encoding="utf-8"))
+        with (folder / "rows.jsonl").open(encoding="utf-8") as lines:
+            kept = [line for line in lines if not holds(json.loads(line), subject)]
+        if kept:
+            rest = data / "runs/shards/rest"
+            shutil.rmtree(rest, ignore_errors=True)
+            rest.mkdir(parents=True)
+            new = _write(rest, kept)
+            (rest / f"{new}.jsonl").replace(rest / "rows.jsonl")
+            entry = {**note["entry"], "rows": len(kept), "sha256": new}
+            write_json(rest / "hold.json", {"entry": entry, "holds": _nameless(note["holds"]), "measured": {}})
+            if not (data / "held" / new).exists():
+                rest.replace(data / "held" / new)
+        shutil.rmtree(folder)
+
+
 def drop_from_shards(data: Path, subject: str) -> None:
     """Write every shard that holds the subject again, without those rows; one that is then empty goes.
 
@@ -66,12 +102,20 @@ def drop_from_shards(data: Path, subject: str) -> None:
             if not kept:
                 continue
             entry = {**entry, "rows": len(kept), "sha256": _write(path.parent, kept)}
+            if "released" in entry:
+                entry["released"] = {**entry["released"], "holds": _nameless(entry["released"]["holds"])}
         if entry not in entries:
             entries.append(entry)
     if held:
         write_json(data / "shards" / "index.json", {"shards": entries})
     for sha256 in held:
         (data / "shards" / "rows" / f"{sha256}.jsonl").unlink(missing_ok=True)
+
+
+def _nameless(holds: list[str]) -> list[str]:
+    """Which holds they were, without the raters and words that they tell of."""
+    names = dict.fromkeys(line.partition(":")[0] for line in holds)
+    return [f"{name}: found before rows of somebody who opted out were taken out" for name in names]
 
 
 def _write(folder: Path, lines: list[str]) -> str:

@@ -1,16 +1,22 @@
 """Somebody opts out of a project that has shards, raw tables and registered versions."""
 
+import contextlib
+import html
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from flows import forget
 from tasks.adapters import tracking
 from tasks.preferences import shards
 from tasks.preferences.rules.opt_outs import OptOuts
-from tasks.records import Preference, to_table, write_table
+from tasks.preferences.screen import HeldError
+from tasks.preferences.traces import Traces
+from tasks.records import Preference, content_hash, prompt_key, read_table, to_table, write_table
 
 
 def vote(number: int, rater: str) -> Preference:
@@ -73,3 +79,111 @@ def test_opting_out_reaches_shards_and_names_tables_and_versions(toy: Path, caps
     assert OptOuts.read(toy / "data") == listed
     assert forget.main([" "]) == 2
     assert "SUBJECT is empty" in capsys.readouterr().err
+
+
+OWN = "Where did my <aunt> bury the box of letters in 1961?"  # what only the subject wrote
+NAME = "user-77"
+
+
+def plant(data: Path) -> None:
+    """Rows of the subject, and what is made of them, wherever something of a workspace lies."""
+    prompt = [{"role": "user", "content": OWN}]
+    row = asdict(vote(1, "bob")) | {"prompt": prompt, "owner": NAME, "reply_b": f"You asked: {OWN}"}
+    other = asdict(vote(2, "eve"))
+    for name in ("raw/preferences", "sealed/pairs", "prepared", "evaluation", "runs/ingest/kept/k/preferences", "own"):
+        columns = row if name.startswith("raw") else {key: row[key] for key in ("prompt", "reply_a", "rater")}
+        write_table(pa.Table.from_pylist([columns]), data / name / "rows.parquet")
+    told = json.dumps({"excerpt": json.dumps({"prompt": OWN, "user_id": NAME})})
+    pages = {
+        "report.html": html.escape(OWN),
+        "card.html": f"<td>{NAME}</td>",
+        "reports/validate.json": json.dumps([NAME]),
+    }
+    lines = ["quarantine/votes.jsonl", "runs/ingest/judged/quarantine/votes.jsonl", "runs/mine/mined.jsonl"]
+    lines += [
+        "runs/align/traces.jsonl",
+        "journal/1/artifacts/samples.json",
+        "runs/log.txt",
+        "checkpoints/align/k/state.json",
+    ]
+    for name, text in {**pages, **dict.fromkeys(lines, told)}.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text(text)
+    (data / "reports/ingest.json").write_text('{"rows": 77}')
+    for rows, judge in (([row, other], None), ([row, other, {**other, "rater": "al", "id": "v3"}], hold)):
+        fresh = data / "fresh.jsonl"
+        fresh.write_text("".join(json.dumps(each) + "\n" for each in rows))
+        with contextlib.suppress(HeldError):
+            shards.accept(fresh, data, judge=judge)
+        fresh.unlink()
+
+
+def hold(dataset: str, folder: Path) -> tuple[list[str], list[str], dict[str, object]]:
+    return [f"flipped_labels: those of {NAME}"], [], {"words": [OWN]}
+
+
+def found(folder: Path, *left_out: str) -> list[str]:
+    """Files below that have the subject's name or words, read as what they are."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    traces = []
+    for path in files:
+        if path.relative_to(folder).parts[0] in left_out:
+            continue
+        content = path.read_bytes()
+        said = str(read_table(path).to_pylist()) if content[:4] == b"PAR1" else content.decode("utf-8", "replace")
+        if NAME in said or OWN[13:] in html.unescape(said):
+            traces.append(path.relative_to(folder).as_posix())
+    return traces
+
+
+@pytest.mark.parametrize("subject", [NAME, prompt_key([{"role": "user", "content": OWN}])])
+def test_nothing_is_left_of_a_subject_planted_everywhere(
+    toy: Path, capsys: pytest.CaptureFixture[str], subject: str
+) -> None:
+    recipe = toy / "data/workspaces/tried"
+    for folder in (toy, recipe):
+        if folder is recipe:
+            shutil.copytree(toy, recipe, symlinks=True, ignore=shutil.ignore_patterns("workspaces"))
+        plant(folder / "data")
+    row = vote(1, "bob")
+    cached([replace(row, prompt=[{"role": "user", "content": OWN}], owner=NAME)])
+    (toy / "mlartifacts/0/run/artifacts").mkdir(parents=True)
+    (toy / "mlartifacts/0/run/artifacts/report.html").write_text(html.escape(OWN))
+    (toy / "data/inputs/votes.jsonl").write_text(json.dumps({"prompt": OWN, "user_id": NAME}) + "\n")
+    before = found(toy)
+    assert len(before) > 40
+
+    assert forget.main([subject, "--look"]) == 0
+    assert found(toy) == before
+    capsys.readouterr()
+    assert forget.main([subject]) == 0
+    said = capsys.readouterr().out
+    if subject == NAME:
+        assert found(toy) == ["data/inputs/votes.jsonl"]
+    else:  # the name of its owner is not the prompt
+        assert [path for path in found(toy) if OWN[13:] in (toy / path).read_text()] == ["data/inputs/votes.jsonl"]
+    assert "main: data/inputs/votes.jsonl names or quotes them: yours to clean" in said
+    for data in (toy / "data", recipe / "data"):
+        ((path, entry),) = shards.accepted(data)
+        assert (entry["rows"], "eve" in path.read_text()) == (1, True)
+        (held,) = shards.held(data)
+        note = json.loads((held / "hold.json").read_text())
+        assert note["entry"]["sha256"] == held.name == content_hash(held / "rows.jsonl")
+        assert (note["entry"]["rows"], note["holds"][0].partition(":")[0]) == (2, "flipped_labels")
+        assert shards.release(held.name[:12], data, "ann", "looked at").rows == 2
+        assert (data / "reports/ingest.json").is_file()
+        assert not (data / "raw/preferences").exists()
+    assert Path("params.yaml").is_file()
+
+
+def test_a_name_is_one_only_where_it_stands_as_one() -> None:
+    traces = Traces("ann")
+    for text in ('{"rater": "ann"}', "<td>ann</td>", "7,ann,3\n", "speeder: rater ann", "say &#34;ann&#34;"):
+        assert traces.in_text(text), text
+    for text in ("annual", "Dear ann, hello", "joann,7", "<td>anna</td>", '"ann-2"'):
+        assert not traces.in_text(text), text
+    prompt = [{"role": "user", "content": "one two three four five six seven eight"}]
+    traces.learn([{"prompt": prompt, "owner": "ann", "rater": "bob"}])
+    assert traces.in_text("... two&nbsp;three four\\nfive six SEVEN ...")
+    assert not traces.in_text("two three four five six")
+    assert not Traces("bob").in_text("one two three four five six seven")
