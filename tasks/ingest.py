@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import refusals
-from tasks.preferences import kept, rejudged, shards, tabular
+from tasks.preferences import kept, rejudged, shards, tables, tabular
 from tasks.preferences.containers import Part, Rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import Shares
@@ -111,6 +112,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
     for folder in ("staged", "index"):
         shutil.rmtree(runs / folder)
+    if said := _dated_ahead(data / "raw"):
+        sys.stderr.write(f"ingest: WARNING: {said}\n")
     identities = {each.name: each.identity for each in readings}
     if said := rejudged.report(runs, data / "quarantine", rules.key, identities):
         sys.stderr.write(f"ingest: {said}\n")
@@ -124,6 +127,14 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
 
 def _hold_out(params: Params, data: Path, index: Index, settler: Settler) -> None:
     index.held_out = {name: hold_out(_input(name, data), settler) for name in params.held_out}
+
+
+def _dated_ahead(raw: Path) -> str | None:
+    """What to say where rows are dated in the future. The clock decides no verdict: it may speak here."""
+    latest = tables.greatest(sorted(raw.glob("*/*.parquet")), "created_at")
+    if latest is None or latest[:10] <= (datetime.now(UTC) + timedelta(days=1)).isoformat()[:10]:
+        return None
+    return f"rows are dated up to {latest}; where that is wrong, set ingest.rules.latest in params.yaml to refuse them"
 
 
 def rules_of(root: Path) -> Rules:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from tasks.preferences import dialogue
@@ -31,6 +31,7 @@ from tasks.records import (
 )
 
 Value = dict[str, Any]
+_FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)  # of a vote
 _ID = re.compile(r"(?!.*\.\.)[\w.:@#+=-]{1,128}")
 _TAGS = re.compile(r"[a-z_]{1,32}(?:,[a-z_]{1,32}){0,15}")
 
@@ -264,7 +265,10 @@ def _number(row: Value, key: str) -> Any:
 
 
 def _time(row: Value) -> str | None:
-    """RFC 3339 with a zone, after 1970 and not in the future; a day is let pass, for clocks that differ."""
+    """RFC 3339 with a zone, of a year that a vote can be of; `ingest.rules.latest` bounds it by a moment.
+
+    The clock is not asked: the same row would be refused today and accepted tomorrow (infra/decisions/0022-time.md).
+    """
     value = _optional(row, "created_at")
     if value is None:
         return None
@@ -274,7 +278,7 @@ def _time(row: Value) -> str | None:
         raise RefusedError("time") from None
     if moment.tzinfo is None:
         raise RefusedError("time")
-    if not datetime(1970, 1, 2, tzinfo=UTC) < moment < datetime.now(UTC) + timedelta(days=1):
+    if not _FIRST < moment < _LAST:
         raise RefusedError("time")
     return value
 

@@ -26,7 +26,7 @@ from tasks.preferences.files import sync, write_json
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, HeldError
 from tasks.preferences.sources import Source, read
-from tasks.preferences.staging import Staging
+from tasks.preferences.staging import Staging, Tally
 from tasks.records import DATASETS, content_hash
 
 NAME = "fresh"  # the source of rows that name none, whatever their file was called: same rows, same hash
@@ -57,12 +57,16 @@ def accept(
     Raises ValueError or FileNotFoundError, with one clear line, where the file is refused; HeldError where it is held.
     """
     warnings: list[str] = []
+    taken = _first_taken(path, data)
     work = data / "runs" / "shards"
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        dataset, rows, canonical_file = _convert(path, Path(folder) / "staged", max_quarantine_rate, rules)
+        judged_by = rules and rules.until(datetime.fromisoformat(taken["at"]))
+        dataset, tally, canonical_file = _convert(path, Path(folder) / "staged", max_quarantine_rate, judged_by)
         sha256 = content_hash(canonical_file)
-        entry = {"dataset": dataset, "rows": rows, "sha256": sha256}
+        entry: dict[str, Any] = {"dataset": dataset, "rows": tally.records[dataset], "sha256": sha256}
+        if tally.quarantined["time"]:  # perhaps by the clock: the same file is to fare the same another day
+            entry["taken"] = taken
         if judge is not None and not _is_known(data, sha256):
             holds, warnings, measured = judge(dataset, Path(folder) / "staged" / dataset)
             if holds:
@@ -70,7 +74,22 @@ def accept(
                 raise HeldError(f"{path}: held: {'; '.join(holds)}; {_remedy(data, sha256)}")
         _keep(canonical_file, data, sha256)
     is_new = _index(data / "shards" / "index.json", entry)
-    return Accepted(dataset, sha256, rows, is_new, warnings)
+    return Accepted(dataset, sha256, entry["rows"], is_new, warnings)
+
+
+def _first_taken(path: Path, data: Path) -> dict[str, str]:
+    """The hash of a given file, and the moment it was first taken in or held: now, where nothing of it depends on it.
+
+    Raises FileNotFoundError where there is no such file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    sha256 = content_hash(path)
+    notes = [json.loads((folder / "hold.json").read_text(encoding="utf-8"))["entry"] for folder in held(data)]
+    for entry in (*_read_index(data / "shards" / "index.json"), *notes):
+        if (known := entry.get("taken")) and known["file"] == sha256:
+            return dict(known)
+    return {"file": sha256, "at": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def release(name: str, data: Path, by: str, reason: str) -> Accepted:
@@ -162,8 +181,8 @@ def source(path: Path, entry: Mapping[str, Any], rules: Rules | None = None) -> 
     )
 
 
-def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules | None) -> tuple[str, int, Path]:
-    """Screen a file; (dataset, number of rows, its canonical JSON Lines)."""
+def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules | None) -> tuple[str, Tally, Path]:
+    """Screen a file; (dataset, what became of its rows, its canonical JSON Lines)."""
     warnings: Counter[str] = Counter()
     staging = Staging(folder)
     fresh = Source(
@@ -190,7 +209,7 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules 
                         file.write(canonical.to_json(DATASETS[datasets[0]](**row)) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    return datasets[0], tally.records[datasets[0]], target
+    return datasets[0], tally, target
 
 
 def _read_index(index: Path) -> list[dict[str, Any]]:

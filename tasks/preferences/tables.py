@@ -40,6 +40,23 @@ def arrow_batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.
             yield from file.iter_batches(_ARROW_BATCH, columns=known)
 
 
+def greatest(paths: Iterable[Path], column: str) -> str | None:
+    """The greatest text of a column, by what the files say of themselves: no row is read."""
+    found = []
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            groups = range(file.metadata.num_row_groups) if column in names else ()
+            told = [file.metadata.row_group(n).column(_leaf(file, column)).statistics for n in groups]
+            found += [str(each.max) for each in told if each is not None and each.has_min_max]
+    return max(found, default=None)
+
+
+def _leaf(file: pq.ParquetFile, column: str) -> int:
+    """Where a plain column stands among the leaves of the schema."""
+    return [file.schema.column(n).path for n in range(len(file.schema))].index(column)
+
+
 def characters(texts: pa.Array) -> npt.NDArray[np.int64]:
     """Of each text, those that are null left out."""
     return np.asarray(pc.utf8_length(texts.drop_null())).astype(np.int64)

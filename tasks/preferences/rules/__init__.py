@@ -5,13 +5,17 @@ with what was found, or RefusedError says the reason; nothing else is raised. Ev
 that most rows do not hold, so that a row costs microseconds.
 """
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import AwareDatetime
 
 from tasks.preferences import confusables
 from tasks.preferences.rules import (
@@ -56,6 +60,7 @@ class RulesOptions(Options):
     sources: AllowedOptions = AllowedOptions()
     licences: AllowedOptions = AllowedOptions()
     rubric: RubricOptions = RubricOptions()
+    latest: AwareDatetime | None = None  # no row can be dated later; a fresh shard: than the day after it was taken
 
 
 class Rules:
@@ -79,6 +84,13 @@ class Rules:
         guide = data / "style_guide.md"
         version = hashlib.sha256(guide.read_bytes()).hexdigest()[:12] if guide.is_file() else "none"
         return cls(options, OptOuts.read(data), Rubrics.read(data), version, declines)
+
+    def until(self, taken: datetime) -> "Rules":
+        """The same rules, for a file taken at that moment: nothing in it can be of a later day."""
+        made = copy.copy(self)
+        # A day is let pass, for clocks that differ.
+        made._checks = [partial(provenance.check_latest, taken + timedelta(days=1)), *self._checks]
+        return made
 
     def judge(self, records: list[Record], value: Mapping[str, Any], warnings: Counter[str]) -> list[Record]:
         """The records of a row as they may be kept. Raises RefusedError."""
@@ -114,6 +126,7 @@ def _checks(
     """In this order: who may be heard, what must not be kept, what is no answer, what is only to be known."""
     families: tuple[tuple[bool, Callable[[Row], None]], ...] = (
         (bool(opted.hashes), partial(opt_outs.check, opted)),
+        (options.latest is not None, partial(provenance.check_latest, options.latest or datetime.max)),
         (options.sources.mode != "off", partial(provenance.check_source, options.sources)),
         (options.licences.mode != "off", partial(provenance.check_licence, options.licences)),
         (True, partial(provenance.check_rubric, options.rubric, rubrics)),

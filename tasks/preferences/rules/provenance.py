@@ -1,9 +1,10 @@
-"""Where a row comes from: sources and licences that are allowed, and the rubric that its rater saw."""
+"""Where a row comes from: sources and licences that are allowed, the rubric that its rater saw, and when that was."""
 
 import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -32,6 +33,13 @@ class RubricOptions(Options):
     old_votes: Literal["keep", "down_weight", "requeue"] = "keep"  # by an earlier version of data/rubric.md
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5  # factor on their weight, with down_weight
     unknown: Mode = "warn"  # a hash that data/rubric_versions.json does not list
+
+
+def check_latest(latest: datetime, row: Row) -> None:
+    """Raises where a record is dated later."""
+    dates = (getattr(record, "created_at", None) for record in row.records)
+    if any(date and datetime.fromisoformat(date) > latest for date in dates):
+        raise RuleError("time")
 
 
 def check_source(options: AllowedOptions, row: Row) -> None:
