@@ -1,6 +1,7 @@
 """report: one self-contained page for people: verdict, win rates, training, rewards, replies side by side, lineage.
 
 reads   data/reports/*.json  data/curves/*.csv  data/evaluation  data/raters.json
+        data/sealed_looks.json
 writes  data/report.html (deterministic: no date, no seconds, no run id)
 """
 
@@ -14,7 +15,7 @@ from pydantic import Field
 from tasks import records
 from tasks.adapters import html, stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.evaluation import page
+from tasks.evaluation import looks, page
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 REPORTS = ("ingest", "validate", "prepare", "sft", "collect", "judge", "objective", "align", "evaluate", "gate")
@@ -34,7 +35,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     curves = {name: read_curve(data / f"curves/{name}.csv") for name in [*rewards, *CURVES]}
     items, pairs = (_read_rows(data / path) for path in (ITEMS, PAIRS))
     raters = _read_json(data / RATERS)
-    text = render(page.build(reports, curves, items, pairs, params.num_samples, raters))
+    built = page.build(reports, curves, items, pairs, params.num_samples, raters)
+    text = render(built | {"looks": looks.said(looks.read(data / looks.FILE))})
     (data / "report.html").write_text(text, encoding="utf-8", newline="\n")
     return {"num_bytes": len(text.encode())}
 
@@ -74,6 +76,7 @@ STAGE = stage.Stage(
         ITEMS,
         PAIRS,
         RATERS,
+        looks.FILE,
         *(f"reports/{name}.json" for name in REPORTS),
         *(f"curves/{name}.csv" for name in CURVES),
     ),

@@ -20,16 +20,17 @@ from tasks import evaluate, gate, register
 from tasks.adapters import stage, workspace
 from tasks.adapters.telemetry import FileTracker
 from tasks.adapters.workspace import Workspace
+from tasks.evaluation import looks
 from tasks.evaluation.held_out import Fold
+from tasks.evaluation.looks import Look
 from tasks.records import content_hash, read_table
 
 FOLD = Fold("sealed", "sealed/prompts/rows.parquet", "sealed/safety/rows.parquet", ("sealed/pairs/rows.parquet",))
-LOOKS = "sealed_looks.json"
 
 
-def looks(space: Workspace) -> list[dict[str, Any]]:
+def seen(space: Workspace) -> list[Look]:
     """The looks at this workspace's sealed fold so far, the oldest first. Raises ValueError for a torn file."""
-    return [each for each in _all_looks(space.home / "data" / LOOKS) if each["workspace"] == space.name]
+    return [each for each in looks.read(space.home / "data" / looks.FILE) if each["workspace"] == space.name]
 
 
 def look(space: Workspace, by: str, reason: str) -> dict[str, Any]:
@@ -41,12 +42,12 @@ def look(space: Workspace, by: str, reason: str) -> dict[str, Any]:
     for key, value in (("BY", by), ("REASON", reason)):
         if not value.strip():
             raise ValueError(f"{key}: empty; a look at the sealed fold names the person and the reason")
-    num_prompts, num_pairs = _size(space.data)
+    _check_fold(space.data)
     _check_split(space.data)
     params = stage.read_params(evaluate.Params, "evaluate", space.root / stage.PARAMS)
     rules = stage.read_params(gate.Params, "gate", space.root / stage.PARAMS)
     with closing(FileTracker("sealed", space.data)) as tracker:
-        _, _, metrics = evaluate.measure(params, space.data, tracker, FOLD)
+        items, pairs, metrics = evaluate.measure(params, space.data, tracker, FOLD)
     metrics, policy = stage.plain(metrics), content_hash(space.data / "models/policy")
     made = {
         "workspace": space.name,
@@ -60,9 +61,9 @@ def look(space: Workspace, by: str, reason: str) -> dict[str, Any]:
     _note(space, made)
     report = {
         "look": made,
-        "looks": len(looks(space)),
-        "prompts": num_prompts,
-        "comparisons": num_pairs,
+        "looks": len(seen(space)),
+        "prompts": len({row["key"] for row in items}),
+        "comparisons": len(pairs),
         "params": params.model_dump(mode="json"),
         "metrics": metrics,
         "gate": stage.plain(gate.judge(rules, metrics)),
@@ -72,16 +73,12 @@ def look(space: Workspace, by: str, reason: str) -> dict[str, Any]:
     return report
 
 
-def _size(data: Path) -> tuple[int, int]:
-    """(prompts, comparisons) of the sealed fold. Raises ValueError where it is empty."""
-    missing = [path for path in FOLD.paths if not (data / path).is_file()]
-    prompts, safety, pairs = [0] * 3 if missing else [read_table(data / path).num_rows for path in FOLD.paths]
-    if not prompts + safety:
+def _check_fold(data: Path) -> None:
+    if not any((data / path).is_file() and read_table(data / path).num_rows for path in (FOLD.prompts, FOLD.safety)):
         raise ValueError(
             f"{data / 'sealed'}: the sealed fold is empty; set folds.sealed in params.yaml above 0 (0.05), then "
             "`make run`: what is sealed is taken from train, so models learn anew"
         )
-    return prompts + safety, pairs
 
 
 def _check_split(data: Path) -> None:
@@ -114,28 +111,19 @@ def _report(data: Path, name: str) -> dict[str, Any]:
     return document
 
 
-def _all_looks(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["looks"]
-        return [{**each, "workspace": each["workspace"]} for each in found]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a list of looks ({error!r}); restore it with git") from None
-
-
 def _note(space: Workspace, made: dict[str, Any]) -> None:
-    path = space.home / "data" / LOOKS
-    stage.write_json(path, {"looks": [*_all_looks(path), made]})
+    document = {"looks": [*looks.read(space.home / "data" / looks.FILE), made]}
+    for data in dict.fromkeys((space.home / "data", space.data)):  # the workspace's copy is for its report
+        stage.write_json(data / looks.FILE, document)
 
 
-def warning(before: list[dict[str, Any]]) -> str | None:
+def warning(before: list[Look]) -> str | None:
     """What to know before a look that is not the first."""
     if not before:
         return None
     last = before[-1]
     return (
-        f"warning: the sealed fold was seen {_times(len(before))} before, last by {last['by']} at {last['at']} "
+        f"warning: the sealed fold was seen {looks.times(len(before))} before, last by {last['by']} at {last['at']} "
         f"({last['reason']}); where that led to a change, it is a second test fold by now"
     )
 
@@ -144,7 +132,7 @@ def table(report: Mapping[str, Any]) -> Iterator[str]:
     """What a person reads: each rule of the gate on the test fold and on the sealed one."""
     what = f"{report['prompts']} prompts, {report['comparisons']} comparisons"
     version = report["look"]["version"] or f"policy {report['look']['policy'][:12]}, not registered"
-    yield f"sealed fold: {what}; {version}; seen {_times(report['looks'])}"
+    yield f"sealed fold: {what}; {version}; seen {looks.times(report['looks'])}"
     on_test = {rule["name"]: rule for rule in (report["test"] or {}).get("rules", [])}
     yield f"{'':<16} {'test':<24} {'sealed':<24} {'n':>6}  rule"
     for rule in report["gate"]["rules"]:
@@ -160,10 +148,6 @@ def _said(rule: Mapping[str, Any] | None) -> str:
     return f"{rule['value']:.3g} [{rule['low']:.3g}, {rule['high']:.3g}]"
 
 
-def _times(number: int) -> str:
-    return "once" if number == 1 else f"{number} times"
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.sealed", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--recipe", help="the workspace of this recipe")
@@ -173,8 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         space = workspace.existing_workspace(Path(), options.recipe)
         with space.held():
-            if said := warning(looks(space)):
-                sys.stderr.write(f"{said}\n")
+            before = seen(space)
             report = look(space, options.by, options.reason)
     except stage.BusyError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -182,7 +165,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: sealed: {error}\n")
         return stage.BAD_INPUT
-    lines = [*table(report), f"noted in {space.home / 'data' / LOOKS}; commit it"]
+    if said := warning(before):
+        sys.stderr.write(f"{said}\n")
+    lines = [*table(report), f"noted in {space.home / 'data' / looks.FILE}; commit it"]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 

@@ -36,7 +36,8 @@ def workspace(root, changes=None):
     for folder in ("inputs", "shards", "champion"):
         (root / "data" / folder).mkdir(parents=True)
     (root / "data/shards/index.json").write_text('{"shards": []}')
-    files = ("opt_outs.json", "releases.json", "rubric.md", "rubric_versions.json", "style_guide.md", "swaps.jsonl")
+    files = ("opt_outs.json", "releases.json", "rubric.md", "rubric_versions.json", "sealed_looks.json")
+    files += ("style_guide.md", "swaps.jsonl")
     for name in ("expectations", *files):
         (root / "data" / name).symlink_to(ROOT / "data" / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())

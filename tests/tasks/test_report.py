@@ -353,6 +353,11 @@ def test_the_stage_writes_the_page(world_page, tmp_path):
     assert metrics["num_bytes"] == len(source.encode())
     assert metrics["num_bytes"] < 300_000
     assert source == written(world_page)
+    look = {"workspace": "main", "by": "ann", "reason": "for <March>", "at": "2026-03-01T10:00:00+00:00"}
+    stage.write_json(tmp_path / "sealed_looks.json", {"looks": [look, look, {**look, "workspace": "hh_cpu"}]})
+    report.run(report.Params(num_samples=12), tmp_path, None)
+    told = (tmp_path / "report.html").read_text()
+    assert "main: seen 2 times, last by ann at 2026-03-01T10:00:00+00:00 (for &lt;March&gt;); hh_cpu: seen once" in told
 
 
 @pytest.mark.parametrize("gone", ["reports/gate.json", "curves/align.csv", "evaluation/items.parquet", "raters.json"])

@@ -71,7 +71,7 @@ def test_every_look_is_on_record_and_the_second_one_is_warned_of(space, capsys):
     # A look at another workspace's fold is none at this one.
     others = [{**each, "workspace": "hh_cpu"} for each in recorded(space)]
     stage.write_json(space.data / "sealed_looks.json", {"looks": others})
-    assert sealed.looks(space) == []
+    assert sealed.seen(space) == []
 
 
 def test_the_figures_are_those_of_evaluate_on_the_same_rows(space, capsys):
