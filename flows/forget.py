@@ -35,7 +35,6 @@ NONE = "none of their rows"
 LEARNED = ("models", "tokenizer", "champion")  # weights and vocabularies: versions, not rows
 GIVEN = ("inputs", "inbox")  # by people
 APART = (*LEARNED, *GIVEN, "shards", "held", "workspaces", ".lock")  # of data/; not to be swept
-KEPT = ("README.md", "passport.json")  # the second holds figures, and a release rests on it
 MADE = ("runs/ingest", "runs/mine", "runs/validate", "runs/shards", "checkpoints")  # beside what dvc.yaml names
 
 
@@ -53,11 +52,13 @@ def run(subject: str, look_only: bool = False) -> Iterator[str]:
         with space.held():
             traces.learn(forget.rows_of(space.data))
             yield from _of_space(space, subject, look_only)
-    for space in spaces:  # now that it is known what they wrote anywhere: workspaces share a cache
+    # Now that it is known what they wrote anywhere: workspaces share a cache.
+    current = {path for space in spaces for path in graph.cached_shards(space.root)}
+    for space in spaces:
         with space.held():
             yield from _given(space, traces)
             if not look_only:
-                yield from _remove(space, traces)
+                yield from _remove(space, traces, current)
     if not look_only:
         yield TO_DO
 
@@ -90,33 +91,40 @@ def _of_space(space: Workspace, subject: str, look_only: bool) -> Iterator[str]:
 
 def _given(space: Workspace, traces: Traces) -> Iterator[str]:
     for path in _files(space.data / name for name in GIVEN):
-        if path.name not in KEPT and traces.in_input(path):
+        if path.name != "README.md" and traces.in_input(path):
             yield f"{space.name}: data/{path.relative_to(space.data)} names or quotes them: yours to clean"
 
 
-def _remove(space: Workspace, traces: Traces) -> Iterator[str]:
-    """What holds rows goes whether it tells of the subject or not (tokens and hashes tell nothing); the rest, if so."""
+def _remove(space: Workspace, traces: Traces, current: set[Path]) -> Iterator[str]:
+    """What holds rows goes whether it tells of the subject or not (tokens and hashes tell nothing); the rest, if so.
+
+    `current`: files of the cache that are the accepted shards as they are now.
+    """
     made = {space.data / name for name in (*MADE, *graph.made_of_data(space.root))}
     for path in made:
         if not path.is_relative_to(space.data) or path.relative_to(space.data).parts[0] in APART:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     yield f"{space.name}: what was made of the data is removed; `make run` makes it again"
-    kept = {space.root / name for name in git.tracked(space.root)}
+    kept = {space.root / name for name in git.tracked(space.root)} | current
     places = {
         "data": (path for path in space.data.iterdir() if path.name not in APART),
-        "the DVC cache": [graph.cache_folder(space.root)],
+        "the DVC cache": [graph.cache_folder(space.root), space.root / ".dvc/tmp"],  # experiments work in the latter
         "mlartifacts": [space.home / "mlartifacts"],
     }
     for name, folders in places.items():
-        found = [
-            path for path in _files(folders) if path not in kept and path.name not in KEPT and traces.in_file(path)
-        ]
+        files = (path for path in _files(folders) if path not in kept and not _is_of_a_model(path))
+        # Beside data/ lie tokenizers: a name in quotes may be a word of theirs.
+        found = [path for path in files if traces.in_file(path, quoted=name == "data")]
         for path in found:
             path.unlink()
         if found:
             kinds = ", ".join(f"{kind or 'no suffix'} {n}" for kind, n in Counter(p.suffix for p in found).items())
             yield f"{space.name}: {len(found)} files removed from {name} ({kinds})"
+
+
+def _is_of_a_model(path: Path) -> bool:
+    return any((folder / "MLmodel").is_file() for folder in path.parents[:8])
 
 
 def _files(folders: Iterable[Path]) -> Iterator[Path]:

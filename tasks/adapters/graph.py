@@ -97,6 +97,15 @@ def cached_files(root: Path, md5: str) -> list[Path] | None:
     return files if all(file.is_file() for file in files) else None
 
 
+def cached_shards(root: Path) -> list[Path]:
+    """The accepted shards, as they were versioned last, in DVC's cache."""
+    record = root / f"{SHARDS}.dvc"
+    if not record.is_file():
+        return []
+    (out,) = yaml.safe_load(record.read_text(encoding="utf-8"))["outs"]
+    return cached_files(root, out["md5"]) or []
+
+
 def cache_folder(root: Path) -> Path:
     """Where DVC keeps the files of all versions, by their hashes."""
     from dvc.repo import Repo

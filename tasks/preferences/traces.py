@@ -1,7 +1,7 @@
 """What gives a subject away in a file: their name, their prompts, and the words of what they wrote.
 
-For files that can be made again, and may be removed on suspicion: a name counts where it stands as a value (in quotes,
-in a cell, after "rater"), words where six in a row are those of a text that the subject owns.
+For files that may be removed on suspicion: a name counts where it stands as a value (in a cell, after "rater", in
+quotes), words where six in a row are those of a text that the subject owns.
 """
 
 import html
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.preferences.containers import parts
+from tasks.preferences.rules.opt_outs import OWNER_KEYS, RATER_KEYS
 from tasks.preferences.screen import BadFileError, Row
 from tasks.records import prompt_key
 
@@ -26,6 +28,7 @@ _WORD = re.compile(r"\w+")
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 _MOST = 256 << 20  # bytes of a text file that is looked into
 _TABLE = b"PAR1"
+_QUOTE = r"(?:\\*[\"'`]|&#34;|&#39;|&quot;)"
 
 
 @dataclass
@@ -37,13 +40,12 @@ class Traces:
     runs: set[tuple[str, ...]] = field(default_factory=set)  # of words in what they own
 
     def __post_init__(self) -> None:
-        name = re.escape(html.escape(self.subject)) + "|" + re.escape(self.subject)
-        quote = r"(?:[\"'`]|&#34;|&#39;|&quot;)"
+        name = f"(?:{re.escape(html.escape(self.subject))}|{re.escape(self.subject)})"
+        keys = "|".join(("rater", *OWNER_KEYS, *RATER_KEYS))
         self._named = re.compile(
-            rf"{quote}(?:{name}){quote}|>\s*(?:{name})\s*<|(?:^|,)(?:{name})(?:,|\r?$)|"
-            rf"\b(?:rater|owner|subject)s?:? (?:{name})(?!\w)",
-            re.MULTILINE,
+            rf"\b(?:{keys}){_QUOTE}*\s*[:=]\s*{_QUOTE}*{name}(?![\w-])|>\s*{name}\s*<|\b(?:rater|owner) {name}(?![\w-])"
         )
+        self._quoted = re.compile(rf"{_QUOTE}{name}{_QUOTE}|(?:^|,){name}(?:,|\r?$)", re.MULTILINE)
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Note the texts of rows that the subject owns; of a rater, they are not theirs."""
@@ -60,28 +62,34 @@ class Traces:
         prompt = row.get("prompt")
         return isinstance(prompt, list) and prompt_key(prompt) in {self.subject, *self.prompts}
 
-    def in_text(self, text: str) -> bool:
-        if self._named.search(text):
+    def in_text(self, text: str, quoted: bool = True) -> bool:
+        """`quoted`: the name counts wherever it is a value; else, as a vocabulary may hold it, of a rater or owner."""
+        if self._named.search(text) or (quoted and self._quoted.search(text)):
             return True
         return bool(self.runs) and any(run in self.runs for run in _runs(text))
 
-    def in_file(self, path: Path) -> bool:
+    def in_file(self, path: Path, quoted: bool = True) -> bool:
         """Of a table or a text file; other files hold neither names nor words."""
         with path.open("rb") as file:
             head = file.read(1024)
         if head.startswith(_TABLE):
-            return any(self.in_row(row) for row in _rows(path))
+            try:
+                return any(self.in_row(row) for row in _rows(path))
+            except (pa.ArrowInvalid, OSError):
+                return True  # torn: nobody can read it, nor say what is in it
         if b"\0" in head or path.stat().st_size > _MOST:
             return False
-        return self.in_text(path.read_text(encoding="utf-8", errors="replace"))
+        return self.in_text(path.read_text(encoding="utf-8", errors="replace"), quoted)
 
     def in_input(self, path: Path) -> bool:
-        """Of a file that people gave, in whatever format it is; one that cannot be read is looked at as it lies."""
+        """Of a file that people gave, as it lies and in whatever format or packing it is."""
+        if self.in_file(path):
+            return True
         try:
             rows = (row for part in parts(path) for row in part.open(Counter()))
             return any(self.in_text(json.dumps(row.value, ensure_ascii=False)) for row in rows if isinstance(row, Row))
         except BadFileError:
-            return self.in_file(path)
+            return False
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Somebody opts out of a project that has shards, raw tables and registered versions."""
 
 import contextlib
+import gzip
 import html
 import json
 import shutil
@@ -130,7 +131,8 @@ def found(folder: Path, *left_out: str) -> list[str]:
         if path.relative_to(folder).parts[0] in left_out:
             continue
         content = path.read_bytes()
-        said = str(read_table(path).to_pylist()) if content[:4] == b"PAR1" else content.decode("utf-8", "replace")
+        is_table = content[:4] == content[-4:] == b"PAR1"
+        said = str(read_table(path).to_pylist()) if is_table else content.decode("utf-8", "replace")
         if NAME in said or OWN[13:] in html.unescape(said):
             traces.append(path.relative_to(folder).as_posix())
     return traces
@@ -149,7 +151,15 @@ def test_nothing_is_left_of_a_subject_planted_everywhere(
     cached([replace(row, prompt=[{"role": "user", "content": OWN}], owner=NAME)])
     (toy / "mlartifacts/0/run/artifacts").mkdir(parents=True)
     (toy / "mlartifacts/0/run/artifacts/report.html").write_text(html.escape(OWN))
-    (toy / "data/inputs/votes.jsonl").write_text(json.dumps({"prompt": OWN, "user_id": NAME}) + "\n")
+    for folder in ("mlartifacts/0/run/artifacts/policy", "data/models/policy"):  # a vocabulary names nobody
+        (toy / folder).mkdir(parents=True, exist_ok=True)
+        (toy / folder / "tokenizer.json").write_text(json.dumps({"vocab": {NAME: 7}}))
+    given = json.dumps({"prompt": OWN, "user_id": NAME}) + "\n"
+    (toy / "data/inputs/votes.jsonl").write_text(given)
+    (toy / "data/inputs/packed.gz").write_bytes(gzip.compress(given.encode()))
+    (toy / ".dvc/tmp/exps").mkdir(parents=True)
+    (toy / ".dvc/tmp/exps/torn.parquet").write_bytes((toy / "data/own/rows.parquet").read_bytes()[:99])
+    words = ["data/models/policy/tokenizer.json", "mlartifacts/0/run/artifacts/policy/tokenizer.json"]
     before = found(toy)
     assert len(before) > 40
 
@@ -159,10 +169,12 @@ def test_nothing_is_left_of_a_subject_planted_everywhere(
     assert forget.main([subject]) == 0
     said = capsys.readouterr().out
     if subject == NAME:
-        assert found(toy) == ["data/inputs/votes.jsonl"]
+        assert sorted(found(toy)) == ["data/inputs/votes.jsonl", *words]
     else:  # the name of its owner is not the prompt
         assert [path for path in found(toy) if OWN[13:] in (toy / path).read_text()] == ["data/inputs/votes.jsonl"]
-    assert "main: data/inputs/votes.jsonl names or quotes them: yours to clean" in said
+    for name in ("votes.jsonl", "packed.gz"):
+        assert f"main: data/inputs/{name} names or quotes them: yours to clean" in said
+    assert not (toy / ".dvc/tmp/exps/torn.parquet").exists()
     for data in (toy / "data", recipe / "data"):
         ((path, entry),) = shards.accepted(data)
         assert (entry["rows"], "eve" in path.read_text()) == (1, True)
@@ -178,8 +190,11 @@ def test_nothing_is_left_of_a_subject_planted_everywhere(
 
 def test_a_name_is_one_only_where_it_stands_as_one() -> None:
     traces = Traces("ann")
-    for text in ('{"rater": "ann"}', "<td>ann</td>", "7,ann,3\n", "speeder: rater ann", "say &#34;ann&#34;"):
+    for text in ('{"rater": "ann"}', r'"{\\"user_id\\": \\"ann\\"}"', "<td>ann</td>", "speeder: rater ann"):
+        assert traces.in_text(text, quoted=False), text
+    for text in ("7,ann,3\n", "say &#34;ann&#34;", '{"ann": 7}'):
         assert traces.in_text(text), text
+        assert not traces.in_text(text, quoted=False), text
     for text in ("annual", "Dear ann, hello", "joann,7", "<td>anna</td>", '"ann-2"'):
         assert not traces.in_text(text), text
     prompt = [{"role": "user", "content": "one two three four five six seven eight"}]
