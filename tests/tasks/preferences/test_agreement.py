@@ -1,7 +1,5 @@
 """Agreement: the same numbers as reference implementations, by hand where small, intervals that cover."""
 
-import warnings
-
 import krippendorff
 import numpy as np
 import pytest
@@ -103,18 +101,26 @@ def test_a_mean_over_clusters_knows_that_their_rows_are_one_draw():
     assert agreement.clustered(np.zeros(0), []) is None
 
 
-def test_the_interval_is_bca_with_the_reach_of_student() -> None:
+def test_the_interval_is_bca_with_the_reach_of_student(monkeypatch):
     """Beside scipy's BCa over the items themselves, at the level that reaches as far as Student's t does."""
-    item, _, value = panel([0.6, 0.8, 0.95], 40, 3, seed=4)
-    counts = np.stack([np.bincount(item, value == k, 40) for k in range(4)], 1)
-    agreed = (counts * (counts - 1)).sum(1) / 6
-    z = np.sqrt(40 / 39) * stats.t.ppf(0.975, 39)
-    level = 2 * stats.norm.cdf(z) - 1
-    with warnings.catch_warnings(action="ignore"):
-        expected = stats.bootstrap((agreed,), np.mean, n_resamples=20_000, confidence_level=level, method="BCa", rng=0)
-    found = agreement.raw(agreement.patterns(item, value))
-    assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.02)
-    assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.02)
+    item, _, value = random_votes(2, num_items=20)
+    counts = np.stack([np.bincount(item, value == k, 20) for k in range(4)], 1)
+    counts = counts[counts.sum(1) > 1]
+    n, asked = len(counts), []
+    with monkeypatch.context() as patch:
+        patch.setattr(agreement, "estimate", lambda found, statistic, seed: asked.append(statistic))
+        agreement.alpha(agreement.Patterns(counts, np.ones(n)), "nominal")
+
+    def alpha(drawn, axis=-1):
+        values = asked[0](np.stack([np.bincount(row, minlength=n) for row in np.atleast_2d(drawn)]).astype(float))
+        return values if drawn.ndim > 1 else values[0]
+
+    level = 2 * stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)) - 1
+    options = {"n_resamples": 20_000, "rng": 0, "vectorized": True, "axis": -1, "confidence_level": level}
+    expected = stats.bootstrap((np.arange(n),), alpha, method="BCa", **options).confidence_interval
+    monkeypatch.setattr(agreement, "NUM_RESAMPLES", 20_000)
+    found = agreement.alpha(agreement.patterns(item, value), "nominal")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
 @pytest.mark.slow

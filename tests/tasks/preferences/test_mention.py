@@ -72,6 +72,9 @@ Shut up X! The word of the day is love.
 The term "X" is a slur. So what, you X.
 Yell "X" when she walks by.
 What can you expect of a X like that?
+You "X", that is the word for you.
+He is a "X" and I like the term.
+Those X are an insult to this town.
 Typical X behaviour.
 Tell that X to shut up.
 X can't drive.
