@@ -194,9 +194,13 @@ def release(data: Path, hold: str, dataset: str, by: str, reason: str) -> dict[s
         raise ValueError(f"DATASET={dataset}: no {folder}; it is one of {', '.join(DATASETS)}, made by `make run`")
     at = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"hold": hold, "dataset": dataset, "sha256": content_hash(folder), "by": by, "reason": reason, "at": at}
-    path = data / "releases.json"
-    write_json(path, {"releases": [*releases(data), made]})
+    note(data, made)
     return made
+
+
+def note(data: Path, made: dict[str, str]) -> None:
+    """Add a release to data/releases.json."""
+    write_json(data / "releases.json", {"releases": [*releases(data), made]})
 
 
 def sentence(dataset: str, hold: Hold) -> str:

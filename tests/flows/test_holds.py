@@ -100,3 +100,12 @@ def test_a_held_shard_of_the_inbox_moves_aside_and_blocks_nothing(
     assert serve.taken(inbox / "votes.jsonl") is False
     assert (inbox / "held/votes.reason.txt").read_text() == "votes.jsonl: held: why\n"
     assert serve.waiting() == []
+
+
+def test_a_release_in_a_recipes_workspace_outlives_its_next_run(space: Workspace) -> None:
+    """Files that git tracks are the project's in a workspace, too: with every run they are copied over."""
+    root = space.root / "data/workspaces/small"
+    (root / "data/raw/preferences").mkdir(parents=True)
+    said = holds.release_hold(Workspace(root, space.root), "length_auc", "preferences", "ann", "short answers win")
+    assert f"in {space.root / 'data/releases.json'}; commit it" in said
+    assert bounds.releases(space.data) == bounds.releases(root / "data") != []
