@@ -81,10 +81,11 @@ def prompt_texts(prompt: Sequence[Message]) -> tuple[str, str]:
     return first, first if len(turns) == 1 else " ".join([first, *(fold(turn["content"]) for turn in turns[1:])])
 
 
-def exact_texts(records: Sequence[Record]) -> list[str]:
-    first, whole = prompt_texts(records[0].prompt)
-    group = next((record.group for record in records if isinstance(record, Preference) and record.group), None)
-    return [first, whole] if group is None else [first, whole, f"\0{records[0].source}\0{group}"]
+def group_text(record: Record) -> str | None:
+    """What stands for the ranking that a comparison is of."""
+    if not isinstance(record, Preference) or not record.group:
+        return None
+    return f"\0{record.source}\0{record.group}"
 
 
 def replies_of(record: Record) -> tuple[str, ...]:

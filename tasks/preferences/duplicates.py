@@ -4,7 +4,6 @@ What is nearly the same is for settle.py to find. Texts are compared folded. A r
 contradicts another: they may be two people.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -16,13 +15,12 @@ import numpy as np
 import orjson
 
 from tasks.preferences.compact import Table
-from tasks.preferences.dialogue import fold
+from tasks.preferences.keys import OUTCOME, Key, digest, identity, key_of
+from tasks.preferences.prints import Print, Prints
 from tasks.preferences.settle import Settler, Verdict
-from tasks.records import CHOICES, Preference, Record, prompt_key
+from tasks.records import Record, prompt_key
 
 R = TypeVar("R", bound=Record)
-_WINNERS = ("first", "second", *CHOICES[2:])
-_OUTCOME = 15  # bits of an outcome in what is known of a vote; the others are its row's
 _HEX = re.compile("[0-9a-f]{16}")  # a cluster that is its own 64-bit number
 
 
@@ -34,7 +32,6 @@ class Index:
 
     def __init__(self, settler: Settler | None = None) -> None:
         self._settler = settler
-        # All keys are 64-bit hashes: two of ten million rows collide with a chance of 3e-6.
         self._contradicted: dict[int, int] = {}  # vote whose every row is refused -> `row_key` of the one accepted
         self._votes = Table()  # vote -> its row's key, who won, and whether the order was swapped
         self._ids = Table()  # kind of record and id -> content
@@ -45,19 +42,25 @@ class Index:
     def place(self, record: R) -> R:
         """Give a record the cluster under which its prompt was first seen: a prompt is never on two sides."""
         name = record.cluster
-        cluster = int(name, 16) if _HEX.fullmatch(name) else _digest(name)
-        known = self._clusters.setdefault(_digest(prompt_key(record.prompt)), cluster)
+        cluster = int(name, 16) if _HEX.fullmatch(name) else digest(name)
+        known = self._clusters.setdefault(digest(prompt_key(record.prompt)), cluster)
         if known == cluster:
             if cluster not in self._names and not _HEX.fullmatch(name):
                 self._names[cluster] = name
             return record
         return replace(record, cluster=self._names.get(known) or f"{known:016x}")
 
-    def settle(self, batch: Sequence[Sequence[Record]], source: str) -> list[Verdict]:
+    @property
+    def settles(self) -> bool:
+        return self._settler is not None
+
+    def settle(
+        self, batch: Sequence[Sequence[Record]], source: str, prints: tuple[list[list[Print]], Prints] | None = None
+    ) -> list[Verdict]:
         """What becomes of rows, given as the records made of each; without a settler all are kept."""
         if self._settler is None:
             return [Verdict([self.place(record) for record in records]) for records in batch]
-        return self._settler.settle(batch, source)
+        return self._settler.settle(batch, source, prints)
 
     def trust(self, records: Sequence[R], source: str) -> list[R]:
         """Records of a source that knows which of its prompts belong together."""
@@ -66,29 +69,29 @@ class Index:
             self._settler.trust([(record.prompt, record.cluster) for record in prompts.values()], source)
         return [self.place(record) for record in records]
 
-    def reason(self, record: Record) -> str | None:
+    def reason(self, record: Record, key: Key | None = None) -> str | None:
         """Why this record must be refused after those seen before, or None; then it counts as seen."""
-        key = None
-        if isinstance(record, Preference):
-            key, winner, swapped = _vote(record)
-            if (first := self._votes.get(key)) is not None:
-                return self._repeated(key, first, winner, swapped)
-        content = _content(record)
-        known = self._ids.get(identity := _digest(type(record).__name__, record.id))
+        key = key or key_of(record)
+        if key.vote is not None and (first := self._votes.get(key.vote)) is not None:
+            return self._repeated(key.vote, first, key.outcome)
+        known = self._ids.get(key.identity)
         if known is not None:
-            return "exact_duplicate" if known == content else "id_conflict"
-        self._ids.set(identity, content)
-        if key is not None:
-            self._votes.set(key, identity & ~_OUTCOME | 2 * _WINNERS.index(winner) | swapped)
+            return "exact_duplicate" if known == key.content else "id_conflict"
+        self._ids.set(key.identity, key.content)
+        if key.vote is not None:
+            self._votes.set(key.vote, key.identity & ~OUTCOME | key.outcome)
         return None
 
-    def _repeated(self, key: int, first: int, winner: str, swapped: bool) -> str:
-        outcome = first & _OUTCOME
-        if _WINNERS[outcome // 2] != winner:
-            self._contradicted[key] = first & ~_OUTCOME
-        if key in self._contradicted:
+    def is_new(self, record: Record) -> bool:
+        """Whether no record of its kind has its id; then it counts as seen."""
+        return self._ids.get(identity(record)) is None and self.reason(record) is None
+
+    def _repeated(self, vote: int, first: int, outcome: int) -> str:
+        if (first & OUTCOME) // 2 != outcome // 2:
+            self._contradicted[vote] = first & ~OUTCOME
+        if vote in self._contradicted:
             return "self_contradiction"
-        return "exact_duplicate" if outcome % 2 == swapped else "duplicate_swapped"
+        return "exact_duplicate" if first & 1 == outcome & 1 else "duplicate_swapped"
 
     @property
     def contradicted(self) -> Collection[int]:
@@ -119,30 +122,3 @@ class Index:
 
     def _tables(self) -> dict[str, Table]:
         return {"votes": self._votes, "ids": self._ids, "clusters": self._clusters}
-
-
-def row_key(preference_id: str) -> int:
-    """64 bits that stand for an accepted comparison: an id names one."""
-    return _digest(Preference.__name__, preference_id) & ~_OUTCOME
-
-
-def _vote(row: Preference) -> tuple[int, str, bool]:
-    """(key of pair and rater, who won, whether the replies stand in the other order)."""
-    reply_a, reply_b = fold(row.reply_a), fold(row.reply_b)
-    swapped = reply_a > reply_b
-    sides = {"a": "second", "b": "first"} if swapped else {"a": "first", "b": "second"}
-    winner = sides.get(row.choice, row.choice)
-    # Without a rater, or with "unsure", another answer is no contradiction: the answer is part of the key.
-    anonymous = row.rater.startswith("source:") or row.choice == "unsure"
-    voter = ("", winner) if anonymous else ("rater", row.rater)
-    prompt = [part for turn in row.prompt for part in (turn["role"], fold(turn["content"]))]
-    return _digest(*prompt, *sorted((reply_a, reply_b)), *voter), winner, swapped
-
-
-def _content(record: Record) -> int:
-    fields = vars(record) | {"source": "", "cluster": "", "owner": "", "tags": ""}
-    return int.from_bytes(hashlib.blake2b(orjson.dumps(fields), digest_size=8).digest(), "big")
-
-
-def _digest(*parts: str) -> int:
-    return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")

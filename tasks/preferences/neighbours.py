@@ -1,5 +1,6 @@
 """Sets of shingles that may be near each other: candidates by MinHash LSH."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,17 @@ PER_BAND = 2  # texts kept of those that share a band: what makes a template's t
 Candidates = dict[int, list[int]]
 
 
-class Bands:
+@dataclass(frozen=True)
+class Banding:
     """Locality-sensitive hashing of MinHash signatures. Leskovec 2014, Mining of Massive Datasets, section 3.4.
 
     A pair of similarity s shares one of b bands of r rows with probability 1 - (1 - s^r)^b.
     """
 
-    def __init__(self, num_bands: int, num_rows: int) -> None:
-        self.num_bands, self.num_rows = num_bands, num_rows
-        self.map = Multimap(PER_BAND)
+    num_bands: int
+    num_rows: int
 
-    def keys(self, values: U32, starts: Int, salts: npt.NDArray[Any] | None = None) -> npt.NDArray[np.uint32]:
+    def keys(self, values: U32, starts: Int, salts: npt.NDArray[Any] | None = None) -> U32:
         """(sets, bands) hashes; sets with other salts share none."""
         if len(starts) == 1:
             return np.zeros((0, self.num_bands), dtype=np.uint32)
@@ -43,6 +44,18 @@ class Bands:
         for row in range(self.num_rows):
             keys = mix(keys ^ parts[:, :, row])
         return (keys >> np.uint64(32)).astype(np.uint32)
+
+
+PROMPTS = Banding(num_bands=12, num_rows=5)  # finds 99% at a similarity of 0.8
+VOTES = Banding(num_bands=8, num_rows=4)  # 98.5%
+
+
+class Bands:
+    """Ids by the bands of their sets."""
+
+    def __init__(self, banding: Banding) -> None:
+        self.num_bands = banding.num_bands
+        self.map = Multimap(PER_BAND)
 
     def insert(self, keys: npt.NDArray[np.uint32], ids: npt.NDArray[Any]) -> None:
         self.map.insert(keys.ravel(), np.repeat(ids.astype(np.uint32), self.num_bands))
@@ -60,8 +73,7 @@ class Neighbours:
     """Where prompts, votes and long texts look for others like them."""
 
     def __init__(self) -> None:
-        self._prompts = Bands(num_bands=12, num_rows=5)  # finds 99% at a similarity of 0.8
-        self._votes = Bands(num_bands=8, num_rows=4)  # 98.5%
+        self._prompts, self._votes = Bands(PROMPTS), Bands(VOTES)
         self._runs = Multimap(per_key=2)
         self._is_prompt, self._has_runs = Column(np.uint8), Column(np.uint8)  # of a text: whether it can be found
 
@@ -69,15 +81,15 @@ class Neighbours:
         maps = {"prompts": self._prompts.map, "votes": self._votes.map, "runs": self._runs}
         return {**maps, "is_prompt": self._is_prompt, "has_runs": self._has_runs}
 
-    def prompts(self, subjects: Int, distinct: Int, found: Shingles, is_loose: npt.NDArray[np.bool_]) -> Candidates:
+    def prompts(self, subjects: Int, owner: Int, keys: U32, is_loose: npt.NDArray[np.bool_]) -> Candidates:
         """Make prompts findable; the candidates of those that are loose: in no cluster yet.
 
-        `subjects`: their texts; `distinct`: the texts whose shingles were `found`.
+        `subjects`: their texts; `keys` of sets of shingles, of which each is of the text `owner`.
         """
-        owner = distinct[found.view_text]
-        views = np.flatnonzero(np.isin(owner, subjects))
-        views = views[np.argsort(owner[views], kind="stable")]
-        keys, owner = self._prompts.keys(*_gather(found, views)), owner[views]
+        is_asked = np.isin(owner, subjects)
+        keys, owner = keys[is_asked], owner[is_asked]
+        order = np.argsort(owner, kind="stable")
+        keys, owner = keys[order], owner[order]
         self._is_prompt.extend(np.zeros(len(is_loose) - len(self._is_prompt), dtype=np.uint8))
         is_new = self._is_prompt[owner] == 0
         self._prompts.insert(keys[is_new], owner[is_new])
@@ -92,8 +104,8 @@ class Neighbours:
         """Make long runs of words findable; for each text those that share one."""
         more = int(distinct.max(initial=-1)) + 1 - len(self._has_runs)
         self._has_runs.extend(np.zeros(max(0, more), dtype=np.uint8))
-        first = np.searchsorted(found.run_text, found.run_text, side="left")
-        numbers = distinct[found.run_text]
+        run_text = found.run_text
+        first, numbers = found.run_starts[run_text], distinct[run_text]
         is_new = (np.arange(len(first)) - first < NUM_RUNS) & (self._has_runs[numbers] == 0)
         self._runs.insert(found.runs[is_new], numbers[is_new].astype(np.uint32))
         self._has_runs[distinct] = 1
@@ -107,19 +119,10 @@ class Neighbours:
                 sharing.setdefault(text, []).append(other)
         return sharing
 
-    def votes(self, numbers: Int, values: U32, starts: Int, salts: npt.NDArray[np.uint64]) -> list[list[int]]:
-        """Make votes findable, given by their numbers and shingles; the candidates of each, of the same salt."""
-        keys = self._votes.keys(values, starts, salts)
+    def votes(self, numbers: Int, keys: U32) -> list[list[int]]:
+        """Make votes findable, given by their numbers; the candidates of each, of the same voter."""
         self._votes.insert(keys, numbers)
         return self._votes.candidates(keys)
-
-
-def _gather(found: Shingles, views: Int) -> tuple[npt.NDArray[np.uint32], Int]:
-    """(values, starts) of some views of texts."""
-    lengths = found.views[views + 1] - found.views[views]
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    within = np.arange(int(starts[-1])) - np.repeat(starts[:-1], lengths)
-    return found.values[np.repeat(found.views[views], lengths) + within], starts
 
 
 def _power_of_two(count: int) -> int:

@@ -9,7 +9,7 @@ nearly the same texts (`near_duplicate`).
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +17,14 @@ import numpy as np
 from tasks.preferences.clusters import (
     Clusters,
     default_name,
-    default_number,
-    exact_texts,
-    is_vote,
     moved,
     prompt_texts,
-    rater_of,
-    replies_of,
-    voter_of,
 )
 from tasks.preferences.columns import Column, save_arrays
 from tasks.preferences.cycles import consistency
-from tasks.preferences.dialogue import fold
 from tasks.preferences.multimap import Multimap
 from tasks.preferences.neighbours import Candidates, Neighbours
+from tasks.preferences.prints import Print, Prints, of_rows, of_texts
 from tasks.preferences.shingles import containment
 from tasks.preferences.texts import Texts
 from tasks.records import Message, Record
@@ -52,6 +46,7 @@ class _Row:
     records: Sequence[Record]
     exact: list[int]  # texts that decide the cluster where they are known: first turn, whole prompt, ranking
     replies: list[list[int]]  # of each record
+    prints: Sequence[Print]  # of each record
     default: int  # the cluster of a prompt whose source names none, as a number
     texts: list[int]  # what must not be both learned from and measured by: the whole prompt, the replies
 
@@ -74,27 +69,35 @@ class Settler:
         self._vote_rater = Column(np.uint32)  # hashed, of what decides between two replies; 0 otherwise
         self._clusters = Clusters(shares)
 
-    def settle(self, batch: Sequence[Sequence[Record]], source: str) -> list[Verdict]:
-        """The verdict on every row of a batch, given as the records made of it, which all have one prompt."""
-        rows, near, sharing = self._take(batch)
-        votes = self._take_votes(rows)
+    def settle(
+        self, batch: Sequence[Sequence[Record]], source: str, made: tuple[list[list[Print]], Prints] | None = None
+    ) -> list[Verdict]:
+        """The verdict on every row of a batch, given as the records made of it, which all have one prompt.
+
+        `made`: the prints of these records and those of their texts, which may be of more.
+        """
+        of_records, prints = made or of_rows(batch)
+        rows, near, sharing = self._take(batch, of_records, prints)
+        votes = self._take_votes(rows, prints)
         return [self._judge(row, cast, near, sharing, source) for row, cast in zip(rows, votes, strict=True)]
 
     def trust(self, prompts: Sequence[tuple[list[Message], str]], source: str) -> None:
         """Prompts with clusters, of a source that knows which belong together: near to each other or not, they stay."""
         pairs = [prompt_texts(prompt) for prompt, _ in prompts]
-        numbers, distinct, found = self.texts.add([text for pair in pairs for text in pair])
+        texts = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(pairs)))}
+        prints = of_texts(list(texts), set(texts.values()))
+        numbers = self.texts.add(prints)
         self._grow()
-        self._near.prompts(np.unique(numbers), distinct, found, self._cluster.values == _NOWHERE)
-        for (_, name), pair in zip(prompts, numbers.reshape(-1, 2).tolist(), strict=True):
+        self._near.prompts(numbers, numbers[prints.prompt], prints.prompt_keys, self._cluster.values == _NOWHERE)
+        for (_, name), pair in zip(prompts, pairs, strict=True):
             cluster = self._clusters.declared(name, source)
-            for text in pair:
+            for text in {int(numbers[texts[part]]) for part in pair}:
                 if self._cluster[text] == _NOWHERE:
                     self._cluster[text] = cluster
 
     def hold_out(self, batch: Sequence[Sequence[Record]]) -> None:
         """Rows of an evaluation set: whatever is near them, or holds much of them, is refused from now on."""
-        rows, _, _ = self._take(batch)
+        rows, _, _ = self._take(batch, *of_rows(batch))
         for row in rows:
             for text in row.exact:
                 self._cluster[text] = self._clusters.held_out
@@ -219,42 +222,40 @@ class Settler:
     def _are_near(self, text: int, other: int) -> bool:
         return self.texts.similarity(text, other) >= self.jaccard
 
-    def _take(self, batch: Sequence[Sequence[Record]]) -> tuple[list[_Row], Candidates, Candidates]:
+    def _take(
+        self, batch: Sequence[Sequence[Record]], of_records: Sequence[Sequence[Print]], prints: Prints
+    ) -> tuple[list[_Row], Candidates, Candidates]:
         """Number the texts of a batch; the candidates near its prompts, and those that share a long run."""
-        folded: list[str] = []
-        shapes = []
-        for records in batch:
-            exact = exact_texts(records)
-            replies = [[fold(reply) for reply in replies_of(record)] for record in records]
-            shapes.append((exact, [len(of_record) for of_record in replies]))
-            folded += exact
-            folded += [reply for of_record in replies for reply in of_record]
-        numbers, distinct, found = self.texts.add(folded)
+        texts = [(_exact(of_row), [each.replies for each in of_row]) for of_row in of_records]
+        named = dict.fromkeys(chain.from_iterable((*exact, *chain.from_iterable(said)) for exact, said in texts))
+        wanted = np.fromiter(named, np.int64, len(named))
+        if not np.array_equal(wanted, np.arange(len(prints.hashes))):
+            prints = prints.only(wanted)
+        distinct = self.texts.add(prints)
         self._grow()
-        take, rows = iter(numbers.tolist()), []
-        for records, (texts, counts) in zip(batch, shapes, strict=True):
-            known = list(islice(take, len(texts)))
-            said = [list(islice(take, count)) for count in counts]
-            both = sorted({known[1], *chain.from_iterable(said)})
-            rows.append(_Row(records, known, said, default_number(texts[0]), both))
+        places = dict(zip(named, distinct.tolist(), strict=True))
+        rows = []
+        for records, of_row, (exact, said) in zip(batch, of_records, texts, strict=True):
+            known = [places[text] for text in exact]
+            replies = [[places[text] for text in of_record] for of_record in said]
+            both = sorted({known[1], *chain.from_iterable(replies)})
+            rows.append(_Row(records, known, replies, of_row, of_row[0].default, both))
         subjects = np.unique(np.array([text for row in rows for text in row.exact[:2]], dtype=np.int64))
-        near = self._near.prompts(subjects, distinct, found, self._cluster.values == _NOWHERE)
-        return rows, near, self._near.long_runs(distinct, found)
+        owner = np.array([places.get(text, -1) for text in prints.prompt.tolist()], dtype=np.int64)
+        near = self._near.prompts(subjects, owner, prints.prompt_keys, self._cluster.values == _NOWHERE)
+        return rows, near, self._near.long_runs(distinct, prints.shingles)
 
-    def _take_votes(self, rows: Sequence[_Row]) -> list[dict[int, tuple[int, list[int]]]]:
+    def _take_votes(self, rows: Sequence[_Row], prints: Prints) -> list[dict[int, tuple[int, list[int]]]]:
         """For each row {which of its records: (number of the vote, candidates it may repeat)}."""
-        places = [(n, i) for n, row in enumerate(rows) for i, record in enumerate(row.records) if is_vote(record)]
+        places = [(n, i) for n, row in enumerate(rows) for i, each in enumerate(row.prints) if each.vote >= 0]
         texts = [(rows[n].whole, rows[n].replies[i][0], rows[n].replies[i][-1]) for n, i in places]
-        sets = [np.concatenate([self.texts.shingles(text) for text in parts]) for parts in texts]
-        starts = np.concatenate([[0], np.cumsum([len(values) for values in sets])]).astype(np.int64)
-        salts = np.array([voter_of(rows[n].records[i]) for n, i in places], dtype=np.uint64)
         numbers = len(self._vote_kept) + np.arange(len(places))
         for column, values in zip(self._vote_texts, zip(*texts, strict=True), strict=bool(texts)):
             column.extend(np.array(values, dtype=np.uint32))
         self._vote_kept.extend(np.zeros(len(places), dtype=np.uint8))
-        self._vote_rater.extend([rater_of(rows[n].records[i]) for n, i in places])
-        every = np.concatenate(sets) if sets else np.zeros(0, dtype=np.uint32)
-        near = self._near.votes(numbers, every, starts, salts)
+        self._vote_rater.extend([rows[n].prints[i].rater for n, i in places])
+        which = np.array([rows[n].prints[i].vote for n, i in places], dtype=np.int64)
+        near = self._near.votes(numbers, prints.vote_keys[which])
         found: list[dict[int, tuple[int, list[int]]]] = [{} for _ in rows]
         for (n, i), number, others in zip(places, numbers.tolist(), near, strict=True):
             found[n][i] = number, others
@@ -264,6 +265,12 @@ class Settler:
         """The columns that speak of texts hold as many as there are."""
         for column, fill in ((self._cluster, _NOWHERE), (self._seen, 0)):
             column.extend(np.full(len(self.texts) - len(column), fill))
+
+
+def _exact(of_row: Sequence[Print]) -> list[int]:
+    """The texts that decide a row's cluster."""
+    group = next((each.group for each in of_row if each.group is not None), None)
+    return [of_row[0].first, of_row[0].whole, *(() if group is None else (group,))]
 
 
 def _kind(side: str) -> int:

@@ -54,10 +54,32 @@ class Shingles:
     view_text: Int  # (V) the text of a view
     has_numbers: npt.NDArray[np.bool_]  # (T)
     runs: U32  # hashes of the 13-grams of words of all texts, each once per text, smallest first
-    run_text: Int  # the text of each
+    run_starts: Int  # (T + 1) of a text in `runs`
+
+    @property
+    def run_text(self) -> Int:
+        """The text of each run."""
+        return np.repeat(np.arange(len(self.run_starts) - 1), np.diff(self.run_starts))
 
     def of(self, text: int) -> U32:
         return self.values[self.starts[text] : self.starts[text + 1]]
+
+    def only(self, texts: Int) -> "Shingles":
+        """Of some of the texts, in this order: what `shingle` makes of those."""
+        lengths = np.diff(self.views)
+        of_text = np.searchsorted(self.view_text, np.arange(len(self.starts))).astype(np.int64)
+        views, view_starts = picked(np.arange(len(self.view_text)), of_text, texts)
+        values, starts = picked(self.values, self.starts, texts)
+        runs, run_starts = picked(self.runs, self.run_starts, texts)
+        return Shingles(
+            values=values,
+            starts=starts,
+            views=_starts(lengths[views]),
+            view_text=np.repeat(np.arange(len(texts)), np.diff(view_starts)),
+            has_numbers=self.has_numbers[texts],
+            runs=runs,
+            run_starts=run_starts,
+        )
 
 
 def shingle(folded: Sequence[str]) -> Shingles:
@@ -83,8 +105,20 @@ def shingle(folded: Sequence[str]) -> Shingles:
         has_numbers=np.bincount(np.repeat(np.arange(len(counts)), counts), flat & np.uint64(1), len(counts)) > 0,
         view_text=(view[first] >> np.uint64(1)).astype(np.int64),
         runs=run_keys.astype(np.uint32),
-        run_text=(run_keys >> np.uint64(32)).astype(np.int64),
+        run_starts=np.searchsorted(run_keys >> np.uint64(32), np.arange(len(folded) + 1)).astype(np.int64),
     )
+
+
+def picked(values: npt.NDArray[Any], starts: Int, which: Int) -> tuple[npt.NDArray[Any], Int]:
+    """(values, starts) of some of the sets that lie one after the other in `values`."""
+    lengths = starts[which + 1] - starts[which]
+    ends = _starts(lengths)
+    within = np.arange(int(ends[-1])) - np.repeat(ends[:-1], lengths)
+    return values[np.repeat(starts[which], lengths) + within], ends
+
+
+def _starts(lengths: Int) -> Int:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def words(folded: str) -> list[str]:

@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks.preferences import screen, workers
 from tasks.preferences.duplicates import Index
 from tasks.preferences.errors import check_schema_version
 from tasks.preferences.formats import FORMATS, Format, detect
 from tasks.preferences.grouped import grouped
+from tasks.preferences.keys import key_of
+from tasks.preferences.prints import Print, Prints
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import REPEATS, BadFileError, Refusal, RefusedError, Row
 from tasks.preferences.staging import Staging, Tally
@@ -42,22 +44,31 @@ class Source:
     max_quarantine_rate: float | None = None  # None: no limit (an accepted shard cannot block later runs)
 
 
+class _Accepted(NamedTuple):
+    row: Row
+    records: list[Record]
+    prints: list[Print]  # of the records, where they are to be held against others
+
+
 def read(source: Source, staging: Staging, index: Index) -> Tally:
     """Stage the records of a source. Raises BadFileError where the source as a whole cannot be trusted."""
     form, rows = recognised(source.rows, source.where, source.format)
     tally = Tally(form.name, warnings=source.warnings)
     batches = _batches(rows)
-    judge = workers.Judge(form.name, source.rows_source or source.name, source.rules)
-    for batch, verdicts, warnings in workers.judged(batches, judge):
+    judge = workers.Judge(form.name, source.rows_source or source.name, source.rules, index.settles)
+    for batch, verdicts, warnings, made in workers.judged(batches, judge):
         tally.input += len(batch)
         tally.warnings.update(warnings)
-        verdict = iter(verdicts)
+        verdict, printed = iter(verdicts), iter(made[0] if made else ())
         found = [
-            row if isinstance(row, Refusal) else _accept(row, source, next(verdict), form, index, tally)
+            row if isinstance(row, Refusal) else _accept(row, source, next(verdict), printed, form, index, tally)
             for row in batch
         ]
         refusals = [row for row in found if isinstance(row, Refusal)]
-        refusals += _settle([row for row in found if not isinstance(row, Refusal)], source, staging, index, tally)
+        prints = made[1] if made else None
+        refusals += _settle(
+            [row for row in found if not isinstance(row, Refusal)], prints, source, staging, index, tally
+        )
         tally.quarantined.update(refusal.reason for refusal in refusals)
         staging.refuse(source.name, sorted(refusals, key=lambda refusal: refusal.line))
     tally.check()
@@ -82,15 +93,23 @@ def recognised(
 
 
 def _accept(
-    row: Row, source: Source, verdict: workers.Verdict, form: Format, index: Index, tally: Tally
-) -> tuple[Row, list[Record]] | Refusal:
+    row: Row,
+    source: Source,
+    verdict: workers.Verdict,
+    printed: Iterator[list[Print]],
+    form: Format,
+    index: Index,
+    tally: Tally,
+) -> _Accepted | Refusal:
     """One row's records, or why there are none. Where a row gives several, those that repeat are left out."""
     if "schema_version" in row.value:
         check_schema_version(f"{source.where}, row {row.line}", row.value)
     if isinstance(verdict, RefusedError):
         return _refuse(row, verdict)
     records, dropped = verdict
-    reasons = [index.reason(record) for record in records]
+    prints = next(printed) if index.settles and records else []
+    keys = [each.key for each in prints] if prints else [key_of(record) for record in records]
+    reasons = [index.reason(record, key) for record, key in zip(records, keys, strict=True)]
     if records and all(reasons):
         if reasons[0] == "id_conflict" and "id" in row.value:
             tally.warnings["reused_id"] += 1
@@ -98,25 +117,26 @@ def _accept(
     if not form.any_fields and row.value.keys() - form.fields - {"schema_version"}:
         tally.warnings["unknown_field"] += 1
     tally.warnings.update(f"dropped_{reason}" for reason in dropped)
-    kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
-    return row, kept
+    kept = [place for place, reason in enumerate(reasons) if reason is None]
+    return _Accepted(row, [records[place] for place in kept], [prints[place] for place in kept] if prints else [])
 
 
 def _settle(
-    rows: list[tuple[Row, list[Record]]], source: Source, staging: Staging, index: Index, tally: Tally
+    rows: list[_Accepted], prints: Prints | None, source: Source, staging: Staging, index: Index, tally: Tally
 ) -> list[Refusal]:
     """Stage the records of rows; the refusals of those that what came before forbids."""
     refusals = []
     # A row that says something only together with the next ones has no record of its own.
-    tally.accepted += sum(not records for _, records in rows)
-    rows = [(row, records) for row, records in rows if records]
-    for (row, _), verdict in zip(rows, index.settle([records for _, records in rows], source.name), strict=True):
+    tally.accepted += sum(not each.records for each in rows)
+    rows = [each for each in rows if each.records]
+    made = None if prints is None else ([each.prints for each in rows], prints)
+    for (row, *_), verdict in zip(rows, index.settle([each.records for each in rows], source.name, made), strict=True):
         if verdict.reason is not None:
             refusals.append(_refuse(row, RefusedError(verdict.reason), verdict.near))
             continue
         tally.accepted += 1
         kept = verdict.records
-        derived = [extra for record in kept for extra in _derive(record, source) if index.reason(extra) is None]
+        derived = [extra for record in kept for extra in _derive(record, source) if index.is_new(extra)]
         tally.warnings.update(tag for extra in derived if extra.tags for tag in extra.tags.split(","))
         for record in (*kept, *derived):
             dataset = _DATASET[type(record)]

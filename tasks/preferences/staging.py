@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.preferences.duplicates import row_key
+from tasks.preferences.keys import row_key
 from tasks.preferences.screen import Refusal, Row
 from tasks.preferences.tables import source_of
 from tasks.records import DATASETS, Preference, Record, schema, to_table, write_table

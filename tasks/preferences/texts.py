@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import numpy.typing as npt
 
 from tasks.preferences.columns import Column, save_arrays
 from tasks.preferences.multimap import Multimap
-from tasks.preferences.shingles import U32, Int, Shingles, numbers_hash, shingle, similarity, text_hash
+from tasks.preferences.prints import Prints
+from tasks.preferences.shingles import U32, Int, similarity
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,9 @@ class Texts:
             self._open(folder / f"{number:05}.u32", start)
         self._segments.append(replace(new, start=self._size))
 
-    def add(self, folded: Sequence[str]) -> tuple[Int, Int, Shingles]:
-        """(the number of each text, the numbers of the distinct ones, the shingles of those)."""
-        distinct = dict.fromkeys(folded)
-        hashes = np.array([text_hash(text) for text in distinct], dtype=np.uint64)
-        found = shingle(list(distinct))
+    def add(self, prints: Prints) -> Int:
+        """The number of each of some distinct texts."""
+        hashes, found = prints.hashes, prints.shingles
         numbers = self._lookup(hashes)
         is_new = numbers < 0
         numbers[is_new] = len(self) + np.arange(int(is_new.sum()))
@@ -83,13 +81,11 @@ class Texts:
         self._offsets.extend(self._size + ends - lengths[is_new])
         self._hashes.extend(hashes[is_new])
         self._lengths.extend(lengths[is_new])
-        said = zip(distinct, is_new.tolist(), found.has_numbers.tolist(), strict=True)
-        self._numbers.extend([numbers_hash(text) if has_numbers else 0 for text, new, has_numbers in said if new])
+        self._numbers.extend(prints.numbers[is_new])
         self._size += len(kept)
         os.write(self._segments[-1].file, kept.tobytes())
         self._recent = {int(number): found.of(i) for i, number in enumerate(numbers)}
-        by_text = dict(zip(distinct, numbers.tolist(), strict=True))
-        return np.array([by_text[text] for text in folded], dtype=np.int64), numbers, found
+        return numbers
 
     def shingles(self, number: int) -> U32:
         recent = self._recent.get(number)

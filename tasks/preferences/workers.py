@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from tasks.preferences.formats import FORMATS, Dropped
+from tasks.preferences.prints import Print, Prints, of_rows
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import Refusal, RefusedError, Row
 from tasks.records import Record
@@ -24,6 +25,7 @@ _TIMEOUT = 600  # seconds for a batch, after which its process is taken for dead
 
 Batch = Sequence[Row | Refusal]
 Records = tuple[list[Record], list[str]]  # of a row, and why parts of it were dropped
+Made = tuple[list[list[Print]], Prints]  # of the rows that have records, and of all their texts
 Verdict = Records | RefusedError
 Value = dict[str, Any]
 
@@ -35,9 +37,10 @@ class Judge:
     form: str  # a name of FORMATS
     source: str  # of rows that name none
     rules: Rules | None
+    prints: bool = False  # whether rows are to be held against each other
 
-    def judge(self, values: Sequence[Value]) -> tuple[list[Verdict], Counter[str]]:
-        """(a verdict for each row, how many rows each warning is about)."""
+    def judge(self, values: Sequence[Value]) -> tuple[list[Verdict], Counter[str], Made | None]:
+        """(a verdict for each row, how many rows each warning is about, the prints of those that are not refused)."""
         convert, warnings = FORMATS[self.form].convert, Counter[str]()
         found: list[Verdict] = []
         for value in values:
@@ -45,7 +48,8 @@ class Judge:
                 found.append(self._of_row(convert(value, self.source), value, warnings))
             except RefusedError as refused:
                 found.append(refused)
-        return found, warnings
+        kept = [verdict[0] for verdict in found if not isinstance(verdict, RefusedError) and verdict[0]]
+        return found, warnings, of_rows(kept) if self.prints else None
 
     def _of_row(self, made: Sequence[Record | Dropped], value: Value, warnings: Counter[str]) -> Records:
         dropped = [part.reason for part in made if isinstance(part, Dropped)]
@@ -57,8 +61,8 @@ class Judge:
         return records, dropped
 
 
-def judged(batches: Iterable[Batch], judge: Judge) -> Iterator[tuple[Batch, list[Verdict], Counter[str]]]:
-    """Each batch with a verdict for each of its rows that the screen let pass, in order."""
+def judged(batches: Iterable[Batch], judge: Judge) -> Iterator[tuple[Batch, list[Verdict], Counter[str], Made | None]]:
+    """Each batch with what `Judge.judge` says of its rows that the screen let pass, in order."""
     batches = iter(batches)
     for batch in islice(batches, FROM):
         yield batch, *judge.judge(_values(batch))
@@ -102,6 +106,6 @@ def _begin(judge: Judge) -> None:
     _JUDGE = judge
 
 
-def _work(values: Sequence[Value]) -> tuple[list[Verdict], Counter[str]]:
+def _work(values: Sequence[Value]) -> tuple[list[Verdict], Counter[str], Made | None]:
     assert _JUDGE is not None
     return _JUDGE.judge(values)

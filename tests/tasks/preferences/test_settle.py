@@ -15,6 +15,7 @@ from tasks.preferences.clusters import HELD_OUT
 from tasks.preferences.dialogue import fold
 from tasks.preferences.folds import fold_of
 from tasks.preferences.multimap import Multimap
+from tasks.preferences.prints import of_rows
 from tasks.preferences.settle import Settler, Verdict
 from tasks.preferences.shingles import containment, shingle, similarity
 from tasks.records import Demonstration, Message, Preference, Record
@@ -268,6 +269,27 @@ def test_similarity_is_jaccard_of_the_sets() -> None:
     assert similarity(sets.of(2), sets.of(6)) == 1
     assert containment(sets.of(0), sets.of(1)) == pytest.approx(25 / 28)
     assert containment(sets.of(2), sets.of(2)) == 0  # a few words are no leak
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.lists(ROWS, max_size=12), kept=st.sets(st.integers(0, 11)))
+def test_prints_made_of_more_rows_than_are_settled_say_the_same(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Preference], kept: set[int]
+) -> None:
+    of_records, prints = of_rows([[row] for row in rows])
+    batch, made = ([each[n] for n in range(len(rows)) if n in kept] for each in ([[row] for row in rows], of_records))
+    folder = tmp_path_factory.mktemp("prints")
+    alone, given = Settler(folder / "a", SHARES, 0.8), Settler(folder / "b", SHARES, 0.8)
+    for _ in range(2):
+        assert given.settle(batch, "s", (made, prints)) == alone.settle(batch, "s")
+    assert (folder / "a/00000.u32").read_bytes() == (folder / "b/00000.u32").read_bytes()
+    for name in ("a", "b"):
+        (alone if name == "a" else given).save(folder / f"saved-{name}")
+    assert (folder / "saved-a/settled.npz").read_bytes() == (folder / "saved-b/settled.npz").read_bytes()
+    texts = [row.reply_a for row in rows]
+    where = np.array(sorted(kept & set(range(len(rows))), reverse=True), dtype=np.int64)
+    some, whole = shingle(texts).only(where), shingle([texts[n] for n in where])
+    assert all(np.array_equal(vars(some)[name], value) for name, value in vars(whole).items())
 
 
 @settings(max_examples=60, deadline=None)

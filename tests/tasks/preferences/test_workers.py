@@ -35,7 +35,7 @@ def batches(number: int) -> list[Batch]:
 
 def told(number: int) -> Iterator[tuple[Batch, list[str], Counter[str]]]:
     rules = Rules.read(RulesOptions(), Path("nowhere"), refusals.declines)
-    for batch, verdicts, warnings in workers.judged(batches(number), Judge("canonical_preferences", "s", rules)):
+    for batch, verdicts, warnings, _ in workers.judged(batches(number), Judge("canonical_preferences", "s", rules)):
         reasons = [
             f"{each.reason} {each.rule_version} {each.keeps_excerpt}" if isinstance(each, RefusedError) else repr(each)
             for each in verdicts
