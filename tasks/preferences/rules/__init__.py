@@ -33,7 +33,7 @@ from tasks.preferences.rules import (
 from tasks.preferences.rules.opt_outs import OptOuts
 from tasks.preferences.rules.personal import PersonalOptions
 from tasks.preferences.rules.provenance import AllowedOptions, RubricOptions, Rubrics
-from tasks.preferences.rules.row import RULES_VERSION, Mode, Options, RedactMode, Row
+from tasks.preferences.rules.row import RULES_VERSION, Mode, Options, RedactMode, Row, Texts
 from tasks.preferences.rules.safety import Declines, SafetyOptions
 from tasks.preferences.rules.toxicity import ToxicityOptions
 from tasks.records import Record
@@ -148,5 +148,9 @@ def _checks(
 
 
 def _check_homoglyph(mode: str, row: Row) -> None:
-    if not row.is_ascii and confusables.is_disguised(row.text, row.raw):
+    if row.texts.once(_is_disguised):
         row.found(mode, "homoglyph")
+
+
+def _is_disguised(texts: Texts) -> bool:
+    return not texts.is_ascii and confusables.is_disguised(texts.text, texts.raw)

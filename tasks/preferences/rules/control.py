@@ -2,7 +2,7 @@
 
 import re
 
-from tasks.preferences.rules.row import Row
+from tasks.preferences.rules.row import Row, Texts
 
 # Markers of the chat templates in use. Roles in angle brackets (`<user>`) are ordinary text.
 _TOKENS = re.compile(
@@ -31,16 +31,15 @@ _ORDERS = tuple(
 _VERDICT = re.compile(r"\[\[(?:a|b|c|tie|rating|\d{1,2})\]\]")
 
 
-def has_token(row: Row) -> bool:
+def has_token(texts: Texts) -> bool:
+    text = texts.text
     return (
-        ("<" in row.text or "[" in row.text)
-        and any(opener in row.text for opener in _OPENERS)
-        and _TOKENS.search(row.text) is not None
+        ("<" in text or "[" in text) and any(opener in text for opener in _OPENERS) and _TOKENS.search(text) is not None
     )
 
 
 def check_token(mode: str, row: Row) -> None:
-    if has_token(row):
+    if row.texts.once(has_token):
         if mode == "redact":
             row.rewrite(lambda text: _TOKENS.sub(_spell, text))
         row.found("warn" if mode == "redact" else mode, "special_token")
@@ -53,6 +52,11 @@ def _spell(match: re.Match[str]) -> str:
 
 
 def check_injection(mode: str, row: Row) -> None:
-    is_verdict = "[[" in row.lower and _VERDICT.search(row.lower) is not None
-    if is_verdict or any(not words.isdisjoint(row.words) and order.search(row.lower) for words, order in _ORDERS):
+    if row.texts.once(_has_order):
         row.found(mode, "injection_marker")
+
+
+def _has_order(texts: Texts) -> bool:
+    if "[[" in texts.text and _VERDICT.search(texts.lower) is not None:
+        return True
+    return any(not words.isdisjoint(texts.words) and order.search(texts.lower) for words, order in _ORDERS)

@@ -58,7 +58,7 @@ def language_of(text: str) -> str | None:
 
 
 def check(options: AllowedOptions, row: Row) -> None:
-    for text in (*row.prompts, *row.replies):
+    for text in (*row.texts.prompts, *row.texts.replies):
         if language_of(text) not in (None, *options.allowed):
             row.found(options.mode, "language")
             return

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tasks.preferences.rules import identifiers
 from tasks.preferences.rules.placeholders import Entity, Placeholders
-from tasks.preferences.rules.row import SEPARATOR, Options, RedactMode, Row, RuleError
+from tasks.preferences.rules.row import SEPARATOR, Options, RedactMode, Row, RuleError, Texts
 
 REDACTED, FOUND, DENSE = "pii_redacted", "pii_found", "pii_dense"
 _PRESIDIO = "presidio_analyzer"
@@ -36,17 +36,22 @@ class Check:
         self._plain = self._find is identifiers.find
 
     def __call__(self, row: Row) -> None:
-        if self._plain and not identifiers.may_hold(row.text, row.raw):
+        number, redacted = row.texts.once(self._redacted)
+        if not number:
             return
-        placeholders = Placeholders(row.text)
-        redacted = placeholders.apply(row.text, self._find)
-        if not placeholders.names:
-            return
-        if len(placeholders.names) > self._options.max_entities:
+        if number > self._options.max_entities:
             raise RuleError(DENSE)
         if self._options.mode == "redact":
             row.rewrite(lambda _: redacted)
         row.found(self._options.mode, REDACTED if self._options.mode == "redact" else FOUND)
+
+    def _redacted(self, texts: Texts) -> tuple[int, str]:
+        """(different values in some texts, the texts without them)."""
+        if self._plain and not identifiers.may_hold(texts.text, texts.raw):
+            return 0, ""
+        placeholders = Placeholders(texts.text)
+        redacted = placeholders.apply(texts.text, self._find)
+        return len(placeholders.names), redacted
 
 
 def is_presidio_here() -> bool:

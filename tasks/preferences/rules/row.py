@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import Annotated, Any, Literal
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -13,6 +13,8 @@ from tasks.preferences.screen import RefusedError
 from tasks.records import Demonstration, Feedback, Message, Preference, Record, Safety, Solution, prompt_key, row_id
 
 RULES_VERSION = "2"  # of what this package refuses, redacts and warns of; raise it when one of them changes
+_REMEMBERED = 128  # rows whose texts are remembered
+_LONG = 1 << 14  # characters of those that are not
 SEPARATOR = "\x1f"  # between the texts of a row: the screen has refused rows that hold control characters
 
 
@@ -34,6 +36,36 @@ Mode = Annotated[Literal["off", "warn", "refuse"], BeforeValidator(_off)]
 RedactMode = Annotated[Literal["off", "warn", "refuse", "redact"], BeforeValidator(_off)]
 
 
+T = TypeVar("T")
+
+
+class Texts:
+    """The texts of a row, and what was found in them: several people judge the same pair, and it is read once."""
+
+    def __init__(self, prompts: tuple[str, ...], replies: tuple[str, ...]) -> None:
+        self.prompts, self.replies = prompts, replies
+        self.text = SEPARATOR.join([*prompts, *replies])
+        self.is_ascii = self.text.isascii()
+        self.raw = self.text.encode("utf-8", "replace")
+        self.letters = letters(self.text, self.raw)
+        self.words = set(self.letters.split())
+        self._known: dict[Callable[..., Any], Any] = {}
+
+    @cached_property
+    def lower(self) -> str:
+        return self.text.lower()
+
+    def once(self, find: "Callable[[Texts], T]") -> T:
+        """What `find` says of these texts; it must depend on nothing else."""
+        if find not in self._known:
+            self._known[find] = find(self)
+        found: T = self._known[find]
+        return found
+
+
+_read = lru_cache(_REMEMBERED)(Texts)
+
+
 class Row:
     """The records made of one row. A check reads the texts, warns, replaces texts, or raises RuleError."""
 
@@ -44,17 +76,10 @@ class Row:
         self._read()
 
     def _read(self) -> None:
-        self.prompts = list(dict.fromkeys(turn["content"] for record in self.records for turn in record.prompt))
-        self.replies = list(dict.fromkeys(reply for record in self.records for reply in replies_of(record)))
-        self.text = SEPARATOR.join([*self.prompts, *self.replies])
-        self.is_ascii = self.text.isascii()
-        self.raw = self.text.encode("utf-8", "replace")
-        self.letters = letters(self.text, self.raw)
-        self.words = set(self.letters.split())
-
-    @cached_property
-    def lower(self) -> str:
-        return self.text.lower()
+        prompts = dict.fromkeys(turn["content"] for record in self.records for turn in record.prompt)
+        replies = dict.fromkeys(reply for record in self.records for reply in replies_of(record))
+        is_long = sum(map(len, prompts)) + sum(map(len, replies)) >= _LONG
+        self.texts = (Texts if is_long else _read)(tuple(prompts), tuple(replies))
 
     def found(self, mode: str, reason: str) -> None:
         """Warn of a finding, or refuse the row for it."""
@@ -64,11 +89,10 @@ class Row:
 
     def rewrite(self, change: Callable[[str], str]) -> None:
         """Change all texts at once: `change` gets them joined by SEPARATOR and keeps the separators."""
-        texts = [*self.prompts, *self.replies]
-        changed = dict(zip(texts, change(self.text).split(SEPARATOR), strict=True))
+        texts = [*self.texts.prompts, *self.texts.replies]
+        changed = dict(zip(texts, change(self.texts.text).split(SEPARATOR), strict=True))
         self.records = [_rewritten(record, changed) for record in self.records]
         self._read()
-        vars(self).pop("lower", None)
 
     def tagged(self) -> list[Record]:
         """The records, each with what was found in its row."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tasks.preferences.rules.placeholders import Entity, Placeholders
-from tasks.preferences.rules.row import Row
+from tasks.preferences.rules.row import Row, Texts
 
 REASON = "secret"
 # What a text must hold, before the pattern is tried; most rows hold none of it.
@@ -33,9 +33,15 @@ _SHAPES = {
     "AccountKey": r"AccountKey=[A-Za-z0-9+/]{60,100}={0,2}",
     "://": r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@<>]{1,64}:[^\s/@<>]{3,128}@[\w.-]+",
 }
+_SIGNS = (b"_", b"-")
 _PATTERNS = tuple((mark.encode(), re.compile(pattern)) for marks, pattern in _SHAPES.items() for mark in marks.split())
-# Most texts hold no underscore: a single byte is the cheapest thing to look for.
-_PLAIN = tuple((mark, pattern) for mark, pattern in _PATTERNS if b"_" not in mark)
+# Most texts hold no underscore and no dash: a single byte is the cheapest thing to look for.
+_BY_SIGN = {
+    signs: tuple(
+        (mark, pattern) for mark, pattern in _PATTERNS if all(sign in signs or sign not in mark for sign in _SIGNS)
+    )
+    for signs in (b"", b"_", b"-", b"_-")
+}
 _NAMES = frozenset(
     b"key keys apikey secretkey accesskey privatekey accountkey secret secrets clientsecret token tokens accesstoken "
     b"authtoken password passwd passwords pwd dbpassword".split()
@@ -46,18 +52,22 @@ MIN_BITS = 3.5  # of entropy per character: English words have about 3, random b
 
 
 def check(mode: str, row: Row) -> None:
-    is_assigned = not _NAMES.isdisjoint(row.words)
-    if next(find(row.text, row.lower if is_assigned else ""), None) is None:
+    if not row.texts.once(_has_one):
         return
     if mode == "redact":
         row.rewrite(lambda text: Placeholders(text).apply(text, find))
     row.found(mode, REASON)
 
 
+def _has_one(texts: Texts) -> bool:
+    is_assigned = not _NAMES.isdisjoint(texts.words)
+    return next(find(texts.text, texts.lower if is_assigned else ""), None) is not None
+
+
 def find(text: str, lower: str | None = None) -> Iterator[Entity]:
     """Secrets and their places; `lower` empty: assignments are not looked for."""
     raw = text.encode("utf-8", "replace")  # a search in bytes is the faster one
-    for mark, pattern in _PATTERNS if b"_" in raw else _PLAIN:
+    for mark, pattern in _BY_SIGN[b"".join(sign for sign in _SIGNS if sign in raw)]:
         if mark in raw:
             for match in pattern.finditer(text):
                 yield Entity(match.start(), match.end(), REASON, match[0])

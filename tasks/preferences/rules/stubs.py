@@ -3,7 +3,7 @@ the prompt again or name the model that wrote them."""
 
 import re
 
-from tasks.preferences.rules.row import Row
+from tasks.preferences.rules.row import Row, Texts
 from tasks.records import Safety
 
 _MAX_ERROR = 400  # characters: a longer reply that begins so says more than the error
@@ -44,29 +44,39 @@ _MIN_ECHO = 24  # characters: a shorter question may well be a part of its answe
 
 
 def check_error(mode: str, row: Row) -> None:
-    for reply in row.replies:
-        if len(reply) <= _MAX_ERROR and _is_error(_plain(reply), row):
-            row.found(mode, "error_text")
-            return
-
-
-def _is_error(reply: str, row: Row) -> bool:
-    if _ERROR.match(reply):
-        return True
     # Where declining is the conduct asked for, a short refusal is an answer.
-    return "as an" in reply and not isinstance(row.records[0], Safety) and _STUB.match(reply) is not None
+    if row.texts.once(_has_error) or (not isinstance(row.records[0], Safety) and row.texts.once(_has_stub)):
+        row.found(mode, "error_text")
+
+
+def _short(texts: Texts) -> list[str]:
+    return [_plain(reply) for reply in texts.replies if len(reply) <= _MAX_ERROR]
+
+
+def _has_error(texts: Texts) -> bool:
+    return any(_ERROR.match(reply) for reply in texts.once(_short))
+
+
+def _has_stub(texts: Texts) -> bool:
+    return any("as an" in reply and _STUB.match(reply) for reply in texts.once(_short))
 
 
 def check_unfinished(mode: str, row: Row) -> None:
-    for reply in row.replies:
-        if _CUT.search(reply[-48:].lower()):
-            row.found(mode, "unfinished")
-            return
+    if row.texts.once(_is_cut):
+        row.found(mode, "unfinished")
+
+
+def _is_cut(texts: Texts) -> bool:
+    return any(_CUT.search(reply[-48:].lower()) for reply in texts.replies)
 
 
 def check_identity(mode: str, row: Row) -> None:
-    if not _NAMES.isdisjoint(row.words) and any(_IDENTITY.search(reply.lower()) for reply in row.replies):
+    if row.texts.once(_names_a_maker):
         row.found(mode, "identity_leak")
+
+
+def _names_a_maker(texts: Texts) -> bool:
+    return not _NAMES.isdisjoint(texts.words) and any(_IDENTITY.search(reply.lower()) for reply in texts.replies)
 
 
 def check_echo(mode: str, row: Row) -> None:
@@ -75,7 +85,7 @@ def check_echo(mode: str, row: Row) -> None:
         if len(asked) < _MIN_ECHO:
             continue
         head = asked[:_MIN_ECHO].lower()
-        for reply in row.replies:
+        for reply in row.texts.replies:
             start = reply[: _MIN_ECHO + 8].lstrip("\"'> \n").lower()
             if start.startswith(head) and reply.lstrip("\"'> \n").lower().startswith(asked.lower()):
                 row.found(mode, "prompt_echo")

@@ -6,7 +6,8 @@ A scorer is a function from a text to a score; the built-in one (`lexical`) read
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -14,10 +15,12 @@ from pydantic import Field, field_validator
 from tasks.preferences.rules.disguise import letters
 from tasks.preferences.rules.lexicon import INSULTS, PROFANE, SLURS, STRONG, THREATS
 from tasks.preferences.rules.mention import all_mentioned
-from tasks.preferences.rules.row import Mode, Options, Row, preferred
+from tasks.preferences.rules.row import Mode, Options, Row, Texts, preferred
 from tasks.records import Safety
 
 LEXICAL = "lexical"
+_REMEMBERED = 512  # texts whose score is
+_LONG = 1 << 14  # characters of a text whose score is not
 _SLURS, _PROFANE, _INSULTS, _THREATS = (
     frozenset(word.encode() for word in words) for words in (SLURS, PROFANE, INSULTS, THREATS)
 )
@@ -73,7 +76,7 @@ class Check:
         self._gated = options.scorer == LEXICAL
 
     def __call__(self, row: Row) -> None:
-        if self._gated and not may_be_toxic(row):
+        if self._gated and not row.texts.once(may_be_toxic):
             return
         is_safety = any(isinstance(record, Safety) for record in row.records)
         wanted = dict.fromkeys(reply for record in row.records if (reply := preferred(record)) is not None)
@@ -82,19 +85,19 @@ class Check:
                 row.tags.add("toxic_safety")
             else:
                 row.found(self._options.mode, "toxic_chosen")
-        if self._any([reply for reply in row.replies if reply not in wanted]):
+        if self._any([reply for reply in row.texts.replies if reply not in wanted]):
             row.tags.add("toxic_safety" if is_safety else "toxic_rejected")
-        if self._any(row.prompts):
+        if self._any(row.texts.prompts):
             row.tags.add("toxic_prompt")
 
-    def _any(self, texts: Sequence[str] | dict[str, None]) -> bool:
+    def _any(self, texts: Iterable[str]) -> bool:
         return any(self._score(text) >= self._options.threshold for text in texts)
 
 
-def may_be_toxic(row: Row) -> bool:
+def may_be_toxic(texts: Texts) -> bool:
     """Whether it is worth scoring the texts one by one: one of the words is there, or a disguise."""
-    seen = row.letters
-    return not _GATE.isdisjoint(row.words) or b"*" in seen or _is_stretched(seen) or _is_spaced(seen)
+    seen = texts.letters
+    return not _GATE.isdisjoint(texts.words) or b"*" in seen or _is_stretched(seen) or _is_spaced(seen)
 
 
 def _is_stretched(folded: bytes) -> bool:
@@ -115,6 +118,10 @@ def lexical(text: str) -> float:
 
     Coarse words count once each, so that a long angry story is not worse than a short one.
     """
+    return _remembered(text) if len(text) < _LONG else _lexical(text)
+
+
+def _lexical(text: str) -> float:
     folded = letters(text, text.encode("utf-8", "replace"))
     if _is_spaced(folded):
         for spaced in _SPACED:
@@ -135,6 +142,9 @@ def lexical(text: str) -> float:
     if words & _THREATS and _THREAT.search(line):
         score += _WEIGHTS["threat"]
     return score
+
+
+_remembered = lru_cache(_REMEMBERED)(_lexical)
 
 
 def _unmasked(word: bytes) -> list[bytes]:
