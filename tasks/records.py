@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from json.encoder import encode_basestring as _quoted
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -232,8 +233,17 @@ def signal_weight(noise: float) -> float:
 
 def prompt_key(prompt: list[Message]) -> str:
     """The identity of a prompt, the same for every record that carries it."""
-    text = ", ".join(f"[{_quoted(m['role'])}, {_quoted(m['content'])}]" for m in prompt)  # as json.dumps writes it
+    turns = tuple((m["role"], m["content"]) for m in prompt)
+    return _remembered_key(turns) if sum(len(content) for _, content in turns) < _LONG else _key(turns)
+
+
+def _key(turns: tuple[tuple[str, str], ...]) -> str:
+    text = ", ".join(f"[{_quoted(role)}, {_quoted(content)}]" for role, content in turns)  # as json.dumps writes it
     return hashlib.sha256(f"[{text}]".encode()).hexdigest()[:16]
+
+
+_LONG = 1 << 14  # characters of a prompt whose key is not remembered
+_remembered_key = lru_cache(1024)(_key)  # the same prompt comes with many replies
 
 
 def row_id(*parts: object) -> str:

@@ -10,9 +10,13 @@ they carry timestamps.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.adapters import expectations, stage
 from tasks.adapters.expectations import Outcome
@@ -22,13 +26,13 @@ from tasks.preferences import bounds, implicit
 from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
 from tasks.preferences.screen import RefusedError
-from tasks.preferences.tables import column_batches
-from tasks.records import DATASETS, SIGNALS, content_hash
+from tasks.preferences.tables import arrow_batches, characters
+from tasks.records import DATASETS, SIGNALS, content_hash, schema
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, Any]  # of one length
 
 
 class Params(stage.Params):
@@ -99,26 +103,45 @@ def frame(dataset: str, folder: Path) -> "DataFrame":
     """What the expectations speak about: short columns derived from the rows, never the texts themselves."""
     import pandas as pd
 
-    parts = [pd.DataFrame(_derived(dataset, columns)) for columns in column_batches(folder) if columns["id"]]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(_derived(dataset, _NOTHING))
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no parquet file; run the stage that writes it")
+    columns = schema(DATASETS[dataset])
+    parts = [pd.DataFrame(_derived(dataset, batch)) for batch in arrow_batches(paths, columns.names) if len(batch)]
+    nothing = pa.RecordBatch.from_pylist([], columns)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(_derived(dataset, nothing))
 
 
-def _derived(dataset: str, columns: Columns) -> Columns:
-    prompts = columns["prompt"]
+def _derived(dataset: str, rows: pa.RecordBatch) -> Columns:
+    prompts = rows["prompt"]
+    turns = prompts.flatten()
+    starts = prompts.offsets.to_numpy()
+    chars = np.concatenate([[0], np.cumsum(characters(turns.field("content")))])
     return {
-        **_of(columns, "id", "source", "cluster"),
-        "num_messages": list(map(len, prompts)),
-        "roles_ok": list(map(_roles_ok, prompts)),
-        "prompt_chars": [sum(len(message["content"]) for message in prompt) for prompt in prompts],
-        **_DERIVED[dataset](columns),
+        **_of(rows, "id", "source", "cluster"),
+        "num_messages": np.diff(starts).astype(np.int64),
+        "roles_ok": _roles_ok(prompts, turns),
+        "prompt_chars": np.diff(chars[starts - starts[0]]),
+        **_DERIVED[dataset](rows),
     }
 
 
-def _of(columns: Columns, *names: str) -> Columns:
-    return {name: columns[name] for name in names}
+def _of(rows: pa.RecordBatch, *names: str) -> Columns:
+    return {name: rows[name].to_pandas() for name in names}
 
 
-def _roles_ok(prompt: list[Any]) -> bool:
+def _roles_ok(prompts: pa.ListArray, turns: pa.StructArray) -> npt.NDArray[np.bool_]:
+    """Whether a prompt is one. A user's single turn that holds a plain sign is; others are looked at one by one."""
+    starts = prompts.offsets.to_numpy()
+    says = _flags(pc.match_substring_regex(turns.field("content"), "[!-~]"))
+    is_plain = np.append(says & _flags(pc.equal(turns.field("role"), "user")), False)
+    found = (np.diff(starts) == 1) & is_plain[starts[:-1] - starts[0]]
+    for place in np.flatnonzero(~found).tolist():
+        found[place] = _is_prompt(prompts[place].as_py())
+    return found
+
+
+def _is_prompt(prompt: list[Any]) -> bool:
     try:
         check_prompt(prompt)
     except RefusedError:
@@ -126,52 +149,54 @@ def _roles_ok(prompt: list[Any]) -> bool:
     return True
 
 
-def _stripped(texts: list[str]) -> list[int]:
-    return [len(text.strip()) for text in texts]
+def _stripped(texts: pa.StringArray) -> npt.NDArray[np.int64]:
+    """Characters without white space around them; Python is asked what that is where a plain sign does not say."""
+    found = characters(texts)
+    ends = [pc.utf8_slice_codeunits(texts, start, stop) for start, stop in ((0, 1), (-1, None))]
+    is_plain = np.logical_and(*(_flags(pc.match_substring_regex(end, "[!-~]")) for end in ends))
+    for place in np.flatnonzero(~is_plain).tolist():
+        found[place] = len(texts[place].as_py().strip())
+    return found
 
 
-def _demonstration(columns: Columns) -> Columns:
-    return {**_of(columns, "domain"), "reply_chars": _stripped(columns["reply"])}
+def _flags(values: pa.BooleanArray) -> npt.NDArray[np.bool_]:
+    return np.asarray(values.fill_null(False).to_numpy(zero_copy_only=False)).astype(bool)
 
 
-def _preference(columns: Columns) -> Columns:
-    texts = list(zip(columns["reply_a"], columns["reply_b"], strict=True))
+def _demonstration(rows: pa.RecordBatch) -> Columns:
+    return {**_of(rows, "domain"), "reply_chars": _stripped(rows["reply"])}
+
+
+def _preference(rows: pa.RecordBatch) -> Columns:
+    is_a, is_b = (_flags(pc.equal(rows["choice"], side)) for side in ("a", "b"))
+    longer = np.sign(characters(rows["reply_a"]) - characters(rows["reply_b"]))
     return {
-        **_of(columns, "domain"),
-        "reply_a_chars": _stripped(columns["reply_a"]),
-        "reply_b_chars": _stripped(columns["reply_b"]),
-        "replies_differ": [a != b for a, b in texts],
-        **_of(columns, "choice"),
-        "prefers_a": [_PREFERS_A.get(choice, 0.5) for choice in columns["choice"]],
-        "prefers_longer": [
-            _prefers_longer(len(a), len(b), choice) for (a, b), choice in zip(texts, columns["choice"], strict=True)
-        ],
-        **_of(columns, "confidence", "rater"),
+        **_of(rows, "domain"),
+        "reply_a_chars": _stripped(rows["reply_a"]),
+        "reply_b_chars": _stripped(rows["reply_b"]),
+        "replies_differ": _flags(pc.not_equal(rows["reply_a"], rows["reply_b"])),
+        **_of(rows, "choice"),
+        "prefers_a": np.where(is_a, 1.0, np.where(is_b, 0.0, 0.5)),
+        "prefers_longer": np.where(is_a, 1 + longer, np.where(is_b, 1 - longer, 1)) / 2,
+        **_of(rows, "confidence", "rater"),
     }
 
 
-_PREFERS_A = {"a": 1.0, "b": 0.0}
+def _safety(rows: pa.RecordBatch) -> Columns:
+    return _of(rows, "category", "expected")
 
 
-def _prefers_longer(a: int, b: int, choice: str) -> float:
-    return 0.5 if choice not in ("a", "b") or a == b else float((a > b) == (choice == "a"))
+def _prompt(rows: pa.RecordBatch) -> Columns:
+    known = [verifier is None or _has_kind(verifier) for verifier in rows["verifier"].to_pylist()]
+    return {**_of(rows, "domain"), "verifier_ok": known}
 
 
-def _safety(columns: Columns) -> Columns:
-    return _of(columns, "category", "expected")
-
-
-def _prompt(columns: Columns) -> Columns:
-    known = [verifier is None or _has_kind(verifier) for verifier in columns["verifier"]]
-    return {**_of(columns, "domain"), "verifier_ok": known}
-
-
-def _solution(columns: Columns) -> Columns:
-    steps, labels, correct = columns["steps"], columns["labels"], columns["correct"]
+def _solution(rows: pa.RecordBatch) -> Columns:
+    steps, labels, correct = (rows[name].to_pylist() for name in ("steps", "labels", "correct"))
     return {
-        **_of(columns, "domain"),
+        **_of(rows, "domain"),
         "num_steps": list(map(len, steps)),
-        "shortest_step_chars": [min(_stripped(each), default=0) for each in steps],
+        "shortest_step_chars": [min((len(step.strip()) for step in each), default=0) for each in steps],
         "steps_are_lines": [not any("\n" in step for step in each) for each in steps],
         "label_per_step": [len(each) == len(of_it) for each, of_it in zip(steps, labels, strict=True)],
         "says_something": [
@@ -180,10 +205,10 @@ def _solution(columns: Columns) -> Columns:
     }
 
 
-def _feedback(columns: Columns) -> Columns:
+def _feedback(rows: pa.RecordBatch) -> Columns:
     return {
-        **_of(columns, "domain", "desirable", "signal", "noise", "weight", "rater"),
-        "reply_chars": _stripped(columns["reply"]),
+        **_of(rows, "domain", "desirable", "signal", "noise", "weight", "rater"),
+        "reply_chars": _stripped(rows["reply"]),
     }
 
 
@@ -195,7 +220,7 @@ def _has_kind(verifier: str) -> bool:
     return isinstance(found, dict) and "kind" in found
 
 
-_DERIVED: dict[str, Callable[[Columns], Columns]] = {
+_DERIVED: dict[str, Callable[[pa.RecordBatch], Columns]] = {
     "demonstrations": _demonstration,
     "preferences": _preference,
     "safety": _safety,
@@ -203,7 +228,6 @@ _DERIVED: dict[str, Callable[[Columns], Columns]] = {
     "solutions": _solution,
     "feedback": _feedback,
 }
-_NOTHING: Columns = {field.name: [] for record in DATASETS.values() for field in fields(record)}
 
 
 def _sentence(dataset: str, outcome: Outcome) -> str:

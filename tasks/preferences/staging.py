@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -172,8 +173,9 @@ def _share(path: Path, target: Path) -> None:
 
 
 def _table(records: list[Record], columns: pa.Schema) -> pa.Table:
-    rows = [vars(record) for record in records]
-    return pa.Table.from_arrays([pa.array([row[c.name] for row in rows], c.type) for c in columns], schema=columns)
+    rows = map(itemgetter(*columns.names), map(vars, records))
+    made = [pa.array(values, kind.type) for values, kind in zip(zip(*rows, strict=True), columns, strict=True)]
+    return pa.Table.from_arrays(made, schema=columns)
 
 
 def _origin(rows: Pending) -> pa.Table:

@@ -20,8 +20,10 @@ from tasks.preferences.rules.checksums import (
 from tasks.preferences.rules.placeholders import Entity
 
 _DIGITS = DIGITS.encode()
+_SHAPE = bytes.maketrans(_DIGITS, b"0" * len(_DIGITS))  # a search for one byte is many times faster than for a class
 MIN_DIGITS = 4  # of an address as 1.1.1.1; any number below has more
 _DENSE = re.compile(r"\d(?:[ .()/-]{0,2}\d){5,}")  # every number below has so many digits close together
+_DENSE_SHAPE = re.compile(rb"0(?:[ .()/-]{0,2}0){5,}")
 _BEFORE, _AFTER = 16, 48  # characters of a number around its digits: letters of an IBAN, a country, brackets
 _DOTTED = re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d")  # in every IPv4 address
 _COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:")  # in every IPv6 address
@@ -58,19 +60,28 @@ def find(text: str) -> Iterator[Entity]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
             yield _entity(match, "email", match[0].casefold())
-    num_digits = sum(map(text.count, DIGITS))
+    shape = text.encode("utf-8", "replace").translate(_SHAPE)
+    num_digits = shape.count(b"0")
     if num_digits >= MIN_DIGITS or "::" in text:
-        yield from _addresses(text)
-    if num_digits >= 6 and _DENSE.search(text):
-        yield from _numbers(text)
+        yield from _addresses(text, shape)
+    if num_digits >= 6:
+        yield from _numbers(text, shape)
 
 
-def _numbers(text: str) -> Iterator[Entity]:
-    spans = list(_spans(text))
+def _numbers(text: str, shape: bytes) -> Iterator[Entity]:
+    spans = [(start, end, _num_digits(text, shape, start, end)) for start, end in _spans(text, shape)]
 
-    def matches(pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
-        return (match for start, end in spans for match in pattern.finditer(text, start, end))
+    def matches(pattern: re.Pattern[str], least: int = 0, sign: str = "") -> Iterator[re.Match[str]]:
+        """In the spans that have so many digits, and the sign."""
+        return (
+            match
+            for start, end, count in spans
+            if count >= least and text.find(sign, start, end) >= 0
+            for match in pattern.finditer(text, start, end)
+        )
 
+    if not spans:
+        return
     for match in matches(_IBAN):
         compact = match[0].replace(" ", "")
         length = IBAN_LENGTHS.get(compact[:2], 0)
@@ -79,15 +90,15 @@ def _numbers(text: str) -> Iterator[Entity]:
             for _ in range(length):  # the pattern may have run on into the next word
                 end += 1 + (text[end] == " ")
             yield Entity(match.start(), end, "iban", compact[:length])
-    for match in matches(_CARD):
+    for match in matches(_CARD, 13):
         if is_card(only_digits(match[0])):
             yield _entity(match, "card", only_digits(match[0]))
-    for pattern, is_one in NATIONAL_IDS:
-        for match in matches(pattern):
+    for pattern, least, sign, is_one in NATIONAL_IDS:
+        for match in matches(pattern, least, sign):
             if is_one(match[0]):
                 yield _entity(match, "national_id", re.sub(r"\W", "", match[0]).upper())
     phones = {}
-    for match in matches(_PHONE):
+    for match in matches(_PHONE, 7):
         number = only_digits(match[0])
         if is_phone(match, text[max(0, match.start() - 48) : match.start()], number):
             phones[number] = match
@@ -98,13 +109,18 @@ def _numbers(text: str) -> Iterator[Entity]:
                 yield _entity(match, "phone", only_digits(match[0])[-10:])
 
 
-def _spans(text: str) -> Iterator[tuple[int, int]]:
+def _num_digits(text: str, shape: bytes, start: int, end: int) -> int:
+    return shape.count(b"0", start, end) if len(shape) == len(text) else sum(map(str.isdecimal, text[start:end]))
+
+
+def _spans(text: str, shape: bytes) -> Iterator[tuple[int, int]]:
     """Where digits are close together, with room for what a number may have before and after them.
 
     A pattern that may begin anywhere costs as much per character as a whole screen; few characters are near digits.
     """
-    start = end = -1
-    for match in _DENSE.finditer(text):
+    start, end = 0, -1
+    is_ascii = len(shape) == len(text)  # then places in both are the same, and there are no other digits
+    for match in _DENSE_SHAPE.finditer(shape) if is_ascii else _DENSE.finditer(text):
         if match.start() - _BEFORE > end:
             if end > 0:
                 yield start, end
@@ -114,14 +130,14 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _addresses(text: str) -> Iterator[Entity]:
-    if _DOTTED.search(text):
+def _addresses(text: str, shape: bytes) -> Iterator[Entity]:
+    if (len(shape) != len(text) or b"0.0" in shape) and _DOTTED.search(text):
         for match in _IPV4.finditer(text):
             if is_ip(match[0]) and not text[max(0, match.start() - 12) : match.start()].lower().rstrip().endswith(
                 ("version", "v", "release", "section")
             ):
                 yield _entity(match, "ip", match[0])
-    if _COLONS.search(text):
+    if text.count(":") > 2 and _COLONS.search(text):
         for match in _IPV6.finditer(text):
             if is_ip(match[0]):
                 yield _entity(match, "ip", match[0].lower())
@@ -141,11 +157,12 @@ def is_phone(match: re.Match[str], before: str, number: str) -> bool:
     return 7 <= len(number) <= 12 and _TOLD.search(before) is not None
 
 
-NATIONAL_IDS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
-    (re.compile(r"(?<![\w.,/-])\d{3}-\d{2}-\d{4}(?![\w/-])"), is_ssn),
-    (re.compile(r"(?<![\w.,/-])\d{3}\.\d{3}\.\d{3}-\d{2}(?![\w/-])"), is_cpf),
-    (re.compile(r"(?<![\w.,/-])(?:\d{8}|[XYZ]-?\d{7})-?[A-HJ-NP-TV-Z](?![\w/-])"), is_dni),
-    (re.compile(r"(?<![\w.,/-])[12] ?\d{2} ?\d{2} ?\d{2} ?\d{3} ?\d{3} ?\d{2}(?![\w/-])"), is_nir),
-    (re.compile(r"(?<![\w.,/-])[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])[0-3]\d{4}[\dXx](?![\w/-])"), is_china),
-    (re.compile(r"(?<![\w-])[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?![\w-])"), is_nino),
+# A pattern, the digits that it has at least, a sign that it has, and the check.
+NATIONAL_IDS: tuple[tuple[re.Pattern[str], int, str, Callable[[str], bool]], ...] = (
+    (re.compile(r"(?<![\w.,/-])\d{3}-\d{2}-\d{4}(?![\w/-])"), 9, "-", is_ssn),
+    (re.compile(r"(?<![\w.,/-])\d{3}\.\d{3}\.\d{3}-\d{2}(?![\w/-])"), 11, "-", is_cpf),
+    (re.compile(r"(?<![\w.,/-])(?:\d{8}|[XYZ]-?\d{7})-?[A-HJ-NP-TV-Z](?![\w/-])"), 7, "", is_dni),
+    (re.compile(r"(?<![\w.,/-])[12] ?\d{2} ?\d{2} ?\d{2} ?\d{3} ?\d{3} ?\d{2}(?![\w/-])"), 13, "", is_nir),
+    (re.compile(r"(?<![\w.,/-])[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])[0-3]\d{4}[\dXx](?![\w/-])"), 17, "", is_china),
+    (re.compile(r"(?<![\w-])[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?![\w-])"), 6, "", is_nino),
 )
