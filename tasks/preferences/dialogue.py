@@ -135,8 +135,11 @@ def fold(value: str) -> str:
 
 
 def _fold(value: str) -> str:
-    folded = value.lower() if value.isascii() else plain(unicodedata.normalize("NFKC", value)).casefold()
-    return " ".join(folded.split())
+    if not value.isascii():
+        return " ".join(plain(unicodedata.normalize("NFKC", value)).casefold().split())
+    folded = value.lower()
+    is_collapsed = folded.isprintable() and "  " not in folded and folded == folded.strip(" ")
+    return folded if is_collapsed else " ".join(folded.split())
 
 
 _remembered = lru_cache(_FOLDED)(_fold)

@@ -26,6 +26,7 @@ U64 = npt.NDArray[np.uint64]
 Int = npt.NDArray[np.int64]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’“”…–—")
+_ASCII_PUNCTUATION = string.punctuation.encode()
 _NUMBER = re.compile(r"\d+")
 _CLOSING = " .!?。"
 _UNSPACED = re.compile("([\u2e80-\ud7ff\uf900-\ufaff])")  # scripts without spaces: every character is a word
@@ -123,9 +124,9 @@ def _starts(lengths: Int) -> Int:
 
 def words(folded: str) -> list[str]:
     """The words of a folded text, without punctuation."""
-    if not folded.isascii():
-        folded = _UNSPACED.sub(r" \1 ", folded)
-    return folded.translate(_NO_PUNCTUATION).split()
+    if folded.isascii():  # bytes lose characters several times faster
+        return folded.encode().translate(None, _ASCII_PUNCTUATION).decode().split()
+    return _UNSPACED.sub(r" \1 ", folded).translate(_NO_PUNCTUATION).split()
 
 
 def similarity(one: U32, other: U32) -> float:

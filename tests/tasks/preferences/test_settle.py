@@ -1,6 +1,7 @@
 """What a row may be beside those before it: near duplicates, clusters and their sides, leaks."""
 
 import random
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tasks.preferences.folds import fold_of
 from tasks.preferences.multimap import Multimap
 from tasks.preferences.prints import of_rows
 from tasks.preferences.settle import Settler, Verdict
-from tasks.preferences.shingles import containment, shingle, similarity
+from tasks.preferences.shingles import containment, shingle, similarity, words
 from tasks.records import Demonstration, Message, Preference, Record
 
 SHARES = {"test": 0.3, "dev": 0.05, "judge": 0.15}
@@ -269,6 +270,13 @@ def test_similarity_is_jaccard_of_the_sets() -> None:
     assert similarity(sets.of(2), sets.of(6)) == 1
     assert containment(sets.of(0), sets.of(1)) == pytest.approx(25 / 28)
     assert containment(sets.of(2), sets.of(2)) == 0  # a few words are no leak
+
+
+@given(st.text(alphabet="aB ,'.-\n\t\x1c\x85é\u3000—深", max_size=12))
+def test_the_fast_way_folds_and_parts_as_the_plain_one(value: str) -> None:
+    assert fold(value) == " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+    spaced = fold(value).replace("深", " 深 ")
+    assert words(fold(value)) == "".join(sign for sign in spaced if sign not in ",'.-—").split()
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,0 +1,42 @@
+"""Tables written piece by piece hold every row in order, and what goes wrong while writing is told."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.preferences import tables
+from tasks.preferences.tables import Lengths, Writer
+
+COLUMNS = pa.schema([("n", pa.int64()), ("text", pa.string())])
+
+
+def test_a_thread_writes_what_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BATCH", 7)
+    writer = Writer(tmp_path, COLUMNS, ["even", "odd", "none"])
+    rows = [{"n": n, "text": str(n) if n % 3 else None} for n in range(100)]
+    for row in rows:
+        writer.add(("even", "odd")[row["n"] % 2], row)
+    writer.close()
+    assert writer.counts == {"even": 50, "odd": 50, "none": 0}
+    for name, wanted in (("even", rows[::2]), ("odd", rows[1::2]), ("none", [])):
+        with pq.ParquetFile(tmp_path / f"{name}.parquet") as file:
+            assert file.read().to_pylist() == wanted
+            assert file.num_row_groups == max(1, -(-len(wanted) // 7))
+
+
+def test_what_the_thread_meets_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(tmp_path, COLUMNS, ["rows"])
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", lambda *_: 1 / 0)
+    writer.add("rows", {"n": 1, "text": "a"})
+    with pytest.raises(ZeroDivisionError):
+        writer.close()
+
+
+def test_quantiles_are_values_that_were_seen() -> None:
+    lengths = Lengths()
+    assert lengths.quantiles() == {}
+    for value in (5, 1, 4, 2, 3):
+        lengths.add(value)
+    assert lengths.quantiles() == {"p5": 1, "p50": 3, "p95": 5, "p99": 5, "max": 5}
