@@ -135,7 +135,7 @@ def _roles_ok(prompts: pa.ListArray, turns: pa.StructArray) -> npt.NDArray[np.bo
     starts = prompts.offsets.to_numpy()
     says = _flags(pc.match_substring_regex(turns.field("content"), "[!-~]"))
     is_plain = np.append(says & _flags(pc.equal(turns.field("role"), "user")), False)
-    found = (np.diff(starts) == 1) & is_plain[starts[:-1] - starts[0]]
+    found: npt.NDArray[np.bool_] = (np.diff(starts) == 1) & is_plain[starts[:-1] - starts[0]]
     for place in np.flatnonzero(~found).tolist():
         found[place] = _is_prompt(prompts[place].as_py())
     return found

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tasks import validate
 from tasks.adapters import expectations, stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import bounds
+from tasks.preferences.dialogue import check_prompt
+from tasks.preferences.screen import RefusedError
 from tasks.records import DATASETS, Demonstration, Feedback, Preference, Prompt, Safety, Solution, to_table, write_table
 
 SUITES = Path(__file__).parents[2] / "data/expectations"
@@ -174,6 +177,35 @@ def test_a_frame_has_no_texts_and_the_same_columns_when_empty(tmp_path: Path) ->
     for name, frame in full.items():
         assert not {"prompt", "reply", "reply_a", "reply_b"} & set(frame.columns)
         assert list(validate.frame(name, tmp_path / "raw" / name).columns) == list(frame.columns)
+
+
+def test_columns_derived_in_arrow_say_what_python_says_text_by_text(tmp_path: Path) -> None:
+    texts = ["plain.", " a ", "\u3000x", "y\x1f", "é", "\x1c\x1d", "", " ", "\n深い\n", "(ok)"]
+    prompts = [[{"role": role, "content": text}] for text in texts for role in ("user", "assistant")]
+    prompts += [ASK * 2, [*ASK, {"role": "assistant", "content": "Yes?"}, *ASK], [{"role": "system", "content": "."}]]
+    prompts += [[{"role": "system", "content": "."}, *ASK], []]
+    shared: dict[str, Any] = {"confidence": 1.0, "rater": "ann", "domain": "d", "source": "test", "cluster": "c"}
+    votes = [
+        Preference(
+            id=str(n), prompt=prompts[n % len(prompts)], reply_a=a, reply_b=b, choice=("a", "b", "tie")[n % 3], **shared
+        )
+        for n, (a, b) in enumerate(product(texts, texts))
+    ]
+    write(tmp_path, preferences=votes)
+    found = validate.frame("preferences", tmp_path / "raw/preferences").to_dict("list")
+    assert found["num_messages"] == [len(row.prompt) for row in votes]
+    assert found["prompt_chars"] == [sum(len(turn["content"]) for turn in row.prompt) for row in votes]
+    assert found["reply_a_chars"] == [len(row.reply_a.strip()) for row in votes]
+    assert found["reply_b_chars"] == [len(row.reply_b.strip()) for row in votes]
+    assert found["replies_differ"] == [row.reply_a != row.reply_b for row in votes]
+    assert found["prefers_a"] == [{"a": 1.0, "b": 0.0}.get(row.choice, 0.5) for row in votes]
+    for row, longer, is_prompt in zip(votes, found["prefers_longer"], found["roles_ok"], strict=True):
+        a, b = len(row.reply_a), len(row.reply_b)
+        assert longer == (0.5 if row.choice == "tie" or a == b else float((a > b) == (row.choice == "a")))
+        try:
+            assert bool(check_prompt(row.prompt)) == is_prompt
+        except RefusedError:
+            assert not is_prompt
 
 
 def test_every_dataset_has_its_suite() -> None:
