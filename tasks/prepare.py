@@ -119,7 +119,9 @@ class Preparation:
             with tracker.phase("split"):
                 folds = [fold_of(row["cluster"], self.shares) for row in batch]
             with tracker.phase("tokenise"):
-                self.encoder.remember(row[key] for row in batch for key in _REPLIES if row.get(key))
+                used = [row for row, fold in zip(batch, folds, strict=True) if fold in wanted]
+                replies = (row[key] for row in used for key in _REPLIES if row.get(key))
+                self.encoder.remember(replies, (row["prompt"] for row in used))
                 kept = [
                     self._convert(convert, row) if fold in wanted else "other_fold"
                     for row, fold in zip(batch, folds, strict=True)

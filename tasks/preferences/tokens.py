@@ -76,6 +76,9 @@ def load(base: str, revision: str | None) -> tuple[Any, bool]:
     return tokenizer, added
 
 
+_Turns = tuple[tuple[str, str], ...]  # role and content of each
+
+
 class Encoder:
     """Text to ids. Special tokens come from the template and the end of a reply alone, never from content."""
 
@@ -95,26 +98,38 @@ class Encoder:
         self._end = tokenizer.eos_token_id
         self._prompt = lru_cache(_REMEMBERED)(self._encode_prompt)  # the same prompt comes with many replies
         self._replies: dict[str, list[int]] = {}
+        self._prompts: dict[_Turns, list[int]] = {}
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """A prompt in the chat template, up to where the reply begins."""
-        return list(self._prompt(tuple((message["role"], message["content"]) for message in messages)))
+        turns = _turns(messages)
+        return list(self._prompts.get(turns) or self._prompt(turns))
 
     def reply(self, text: str) -> list[int]:
         """A reply with its end."""
         return self._replies.get(text) or [*self._ids(self._content, text), self._end]
 
-    def remember(self, replies: Iterable[str]) -> None:
-        """Encode many replies at once; until the next call `reply` knows them."""
+    def remember(self, replies: Iterable[str], prompts: Iterable[Sequence[Message]] = ()) -> None:
+        """Encode many at once; until the next call `reply` and `prompt` know them."""
         texts = list(dict.fromkeys(replies))
         encodings = self._content.encode_batch_fast(texts, add_special_tokens=False)
         self._replies = {text: [*encoding.ids, self._end] for text, encoding in zip(texts, encodings, strict=True)}
 
-    def _encode_prompt(self, turns: tuple[tuple[str, str], ...]) -> list[int]:
-        messages = [Message(role=role, content=content) for role, content in turns]
-        if any(special in content for _, content in turns for special in self._special):
-            return self._piecewise(messages)
-        return self._ids(self._template, self._render(messages))
+        plain = [turns for turns in dict.fromkeys(map(_turns, prompts)) if not self._spells_special(turns)]
+        rendered = [self._render(_messages(turns)) for turns in plain]
+        encodings = self._template.encode_batch_fast(rendered, add_special_tokens=False)
+        self._prompts = {turns: encoding.ids for turns, encoding in zip(plain, encodings, strict=True)}
+
+    def _spells_special(self, turns: _Turns) -> bool:
+        return any(special in content for _, content in turns for special in self._special)
+
+    def _encode_prompt(self, turns: _Turns) -> list[int]:
+        messages = _messages(turns)
+        return (
+            self._piecewise(messages)
+            if self._spells_special(turns)
+            else self._ids(self._template, self._render(messages))
+        )
 
     def _piecewise(self, messages: Sequence[Message]) -> list[int]:
         """Template and contents apart, where a content spells a special token."""
@@ -132,3 +147,11 @@ class Encoder:
     @staticmethod
     def _ids(backend: Any, text: str) -> list[int]:
         return list(backend.encode(text, add_special_tokens=False).ids)
+
+
+def _turns(messages: Sequence[Message]) -> _Turns:
+    return tuple((message["role"], message["content"]) for message in messages)
+
+
+def _messages(turns: _Turns) -> list[Message]:
+    return [Message(role=role, content=content) for role, content in turns]

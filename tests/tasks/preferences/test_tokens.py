@@ -36,6 +36,15 @@ def test_prompt_and_reply_are_exactly_the_training_text(tokenizer: Any) -> None:
     assert ids[-1] == tokenizer.eos_token_id
 
 
+def test_many_at_once_have_the_ids_of_one(tokenizer: Any) -> None:
+    encoder, alone = tokens.Encoder(tokenizer), tokens.Encoder(tokenizer)
+    prompts = [[{"role": "user", "content": text}] for text in ("Hi", "an <eos> in a text", "Hi", " né ")] + [DIALOGUE]
+    encoder.remember(["An apple."], prompts)
+    assert [encoder.prompt(each) for each in prompts] == [alone.prompt(each) for each in prompts]
+    assert encoder.prompt(DIALOGUE[:1]) == alone.prompt(DIALOGUE[:1])
+    assert encoder.reply("An apple.") == alone.reply("An apple.")
+
+
 def test_the_beginning_and_the_end_are_said_once() -> None:
     """A tokenizer that puts <bos> before every text, and whose template writes it too."""
     from tokenizers import processors
