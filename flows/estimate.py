@@ -12,6 +12,7 @@ from typing import Any
 from flows import costs, facts
 from flows.costs import Plan
 from tasks.adapters import stage, workspace
+from tasks.files import write_json
 from tasks.rlhf.advice import advise
 from tasks.rlhf.hardware import GB, NAMES
 
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         return stage.BAD_INPUT
     sys.stdout.write(f"{table(found)}\n")
     if options.json:
-        stage.write_json(options.json, found)
+        write_json(options.json, found)
     return 0
 
 

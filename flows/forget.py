@@ -20,6 +20,7 @@ from tasks import register
 from tasks.adapters import git, graph, stage, workspace
 from tasks.adapters.tracking import Store, TrackingError, reachable
 from tasks.adapters.workspace import Workspace
+from tasks.files import write_json
 from tasks.preferences import forget
 from tasks.preferences.rules.opt_outs import FILE, OptOuts
 from tasks.preferences.traces import Traces
@@ -67,7 +68,7 @@ def _add(path: Path, known: OptOuts, subject: str) -> str:
     if known.salt and known.holds(subject):
         return f"{path.name}: was listed before"
     listed = OptOuts(known.salt or secrets.token_hex(16), known.hashes)
-    stage.write_json(path, {"salt": listed.salt, "hashes": sorted({*listed.hashes, listed.hash(subject)})})
+    write_json(path, {"salt": listed.salt, "hashes": sorted({*listed.hashes, listed.hash(subject)})})
     return f"{path.name}: listed, as a salted hash"
 
 

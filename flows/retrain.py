@@ -81,8 +81,7 @@ def take(space: Workspace, fresh: Path) -> None:
     from tasks.preferences.rater_options import RaterOptions
 
     options = stage.read_params(holds.ShardOptions, "fresh", space.root / stage.PARAMS)
-    prepare = stage.read_yaml(space.root / stage.PARAMS).get("prepare") or {}
-    raters = RaterOptions(**(prepare.get("raters") or {}))
+    raters = stage.read_part(RaterOptions, "prepare.raters", space.root / stage.PARAMS)
     # What `make mine` wrote in this very workspace contradicts the accepted labels by design.
     is_mined = fresh.resolve().is_relative_to((space.data / "runs/mine").resolve())
     judge = None if is_mined else partial(holds.judge, data=space.data, options=options, raters=raters)

@@ -8,9 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters import git, stage
+from tasks.adapters import git
 from tasks.adapters.execution import Result
 from tasks.adapters.workspace import Workspace
+from tasks.files import write_json
 from tasks.register import Registration
 
 _TRAINING = ("train", "sample")  # of the phases of a stage, those that a GPU would be rented for
@@ -44,7 +45,7 @@ def write(
         "registration": registration.document() if registration else None,
         "uncommitted": uncommitted(space.root),
     }
-    stage.write_json(space.data / "reports/summary.json", report)
+    write_json(space.data / "reports/summary.json", report)
     return report
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tasks.adapters import stage
 from tasks.adapters.execution import StageError
 from tasks.adapters.workspace import Workspace
+from tasks.files import write_json
 from tasks.preferences import bounds
 from tasks.preferences.hold import Hold
 
@@ -22,7 +23,7 @@ def remember(space: Workspace) -> None:
     """The present data is that of a registered version from now on."""
     found = {name: _read(space.data / f"reports/{name}.json") for name in REPORTS}
     if all(found.values()):
-        stage.write_json(_path(space), found)
+        write_json(_path(space), found)
 
 
 def check(space: Workspace) -> None:
@@ -30,8 +31,7 @@ def check(space: Workspace) -> None:
     now, before = {name: _read(space.data / f"reports/{name}.json") for name in REPORTS}, _read(_path(space))
     if not all(now.values()) or not before:
         return
-    params = stage.read_yaml(space.root / stage.PARAMS).get("validate") or {}
-    options = bounds.HoldOptions(**(params.get("holds") or {}))
+    options = stage.read_part(bounds.HoldOptions, "validate.holds", space.root / stage.PARAMS)
     holds = bounds.compare(now["validate"]["metrics"], before["validate"]["metrics"], options)
     old, new = ([report["prepare"]["params"]["folds"][fold] for fold in HELD_OUT] for report in (before, now))
     for fold, was, share in zip(HELD_OUT, old, new, strict=True):

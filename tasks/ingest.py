@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks import world, world_steps
 from tasks.adapters import stage
@@ -139,12 +139,7 @@ def _dated_ahead(raw: Path) -> str | None:
 
 def rules_of(root: Path) -> Rules:
     """The rules that params.yaml asks for. Raises ValueError where it asks for what cannot be."""
-    path = root / stage.PARAMS
-    section = stage.read_yaml(path).get("ingest") or {}
-    try:
-        options = RulesOptions.model_validate(section.get("rules") or {})
-    except ValidationError as error:
-        raise ValueError(stage.explain(error, path, "ingest.rules")) from None
+    options = stage.read_part(RulesOptions, "ingest.rules", root / stage.PARAMS)
     return Rules.read(options, root / "data", refusals.declines)
 
 

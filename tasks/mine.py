@@ -22,6 +22,7 @@ import numpy as np
 from tasks import align
 from tasks.adapters import sandbox, stage
 from tasks.evaluation import held_out
+from tasks.files import write_text
 from tasks.preferences import canonical, screen, tokens
 from tasks.records import MINED, Preference, content_hash, read_table, row_id
 
@@ -212,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     raters = ", ".join(f"{number} by {rater}" for rater, number in sorted(Counter(row.rater for row in found).items()))
     sys.stdout.write(f"{len(found)} comparisons mined{': ' + raters if raters else ''}\n")
     if found:
-        stage.write_text(options.out, "".join(canonical.to_json(row) + "\n" for row in found))
+        write_text(options.out, "".join(canonical.to_json(row) + "\n" for row in found))
         sys.stdout.write(f"take them in with: make run FRESH={options.out}\n")
     return 0
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.files import write_json
 from tasks.records import content_hash
 from tasks.rlhf.generation_options import GenerationOptions
 from tasks.rlhf.rewards_options import RewardsOptions, check_against, check_conditioning, decides
@@ -49,7 +50,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     }
     if learns_from_rewards:
         objective |= decides(options, data / "inputs") | tools.decide(data / "inputs") | generation.decide()
-    stage.write_json(data / "objective.json", objective)
+    write_json(data / "objective.json", objective)
     return {"num_reward_models": len(members)}
 
 

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.files import write_json
 from tasks.preferences import canary, panel, tokens
 from tasks.preferences.folds import FOLDS, SEALED, Shares, fold_of
 from tasks.preferences.rater_options import RaterOptions, Weighting
@@ -52,7 +53,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         forget_environment(data / "tokenizer")
     with tracker.phase("raters"):
         judged = panel.judge(data, params.raters, params.rater_weights, params.world, params.seed)
-        stage.write_json(data / "raters.json", stage.plain(judged.report))
+        write_json(data / "raters.json", stage.plain(judged.report))
     work = Preparation(params, shares, tokens.Encoder(tokenizer), judged)
     planting = Preparation(params, shares, work.encoder, judged)  # counts apart: no figure is about what is planted
     rows = {name: work.table(data, name, tracker) for name in TABLES if name != "pairs"}
@@ -169,7 +170,7 @@ class Preparation:
             for made in canary.comparisons(planted, weights[fold]):
                 with suppress(LeftOut):
                     writer.add(fold, self.pair(asdict(made)))
-        stage.write_json(data / "prepared/canary.json", noted)
+        write_json(data / "prepared/canary.json", noted)
 
     def demonstration(self, row: Row) -> Row:
         reply_ids = self.encoder.reply(row["reply"])

@@ -19,6 +19,7 @@ from tasks.adapters import git, graph, registry, stage
 from tasks.adapters.journal import Journal
 from tasks.adapters.tracking import TrackingError, legal_name, reachable
 from tasks.adapters.workspace import Workspace
+from tasks.files import write_json
 from tasks.records import content_hash
 
 POLICY = "data/models/policy"
@@ -92,7 +93,7 @@ def register(space: Workspace, journal: Journal) -> Registration | None:
     except TrackingError as error:
         return Registration(model, None, False, gate["verdict"], str(error))
     made = Registration(model, version, is_new, gate["verdict"])
-    stage.write_json(_record_path(space), {"key": result_key(lock), **made.document()})
+    write_json(_record_path(space), {"key": result_key(lock), **made.document()})
     return made
 
 

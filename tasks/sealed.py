@@ -23,6 +23,7 @@ from tasks.adapters.workspace import Workspace
 from tasks.evaluation import looks
 from tasks.evaluation.held_out import Fold
 from tasks.evaluation.looks import Look
+from tasks.files import write_json
 from tasks.records import content_hash, read_table
 
 FOLD = Fold("sealed", "sealed/prompts/rows.parquet", "sealed/safety/rows.parquet", ("sealed/pairs/rows.parquet",))
@@ -69,7 +70,7 @@ def look(space: Workspace, by: str, reason: str) -> dict[str, Any]:
         "gate": stage.plain(gate.judge(rules, metrics)),
         "test": _on_test(space.data, rules, policy),
     }
-    stage.write_json(space.data / "reports/sealed.json", report)
+    write_json(space.data / "reports/sealed.json", report)
     return report
 
 
@@ -114,7 +115,7 @@ def _report(data: Path, name: str) -> dict[str, Any]:
 def _note(space: Workspace, made: dict[str, Any]) -> None:
     document = {"looks": [*looks.read(space.home / "data" / looks.FILE), made]}
     for data in dict.fromkeys((space.home / "data", space.data)):  # the workspace's copy is for its report
-        stage.write_json(data / looks.FILE, document)
+        write_json(data / looks.FILE, document)
 
 
 def warning(before: list[Look]) -> str | None:

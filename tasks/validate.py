@@ -22,6 +22,7 @@ from tasks.adapters import expectations, stage
 from tasks.adapters.expectations import Outcome
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation.statistics import wilson
+from tasks.files import write_json
 from tasks.preferences import bounds, implicit
 from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
@@ -56,7 +57,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         raise stage.ContractError(f"{'; '.join(failures)}; see {docs}/index.html")
     with tracker.phase("hold"):
         held = _held(data, params.holds)
-    stage.write_json(data / "contract.json", {name: content_hash(params.suites / f"{name}.json") for name in DATASETS})
+    write_json(data / "contract.json", {name: content_hash(params.suites / f"{name}.json") for name in DATASETS})
     return {
         **{name: _summary(len(frames[name]), found) for name, found in outcomes.items()},
         "taxonomy": _taxonomy(outcomes),

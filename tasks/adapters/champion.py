@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters import stage
+from tasks.files import write_json
 from tasks.records import content_hash
 
 _NEXT, _OLD = ".champion-next", ".champion-old"
@@ -36,11 +36,11 @@ def prepare(data: Path, policy: Path, passport: dict[str, Any], release: dict[st
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copytree(policy, folder / "policy")
-    stage.write_json(folder / "passport.json", passport)
+    write_json(folder / "passport.json", passport)
     before = manifest(data)
     entry = {**release, "policy_sha256": content_hash(folder / "policy"), "released_at": _now()}
     history = [*before.get("history", []), entry]
-    stage.write_json(folder / "manifest.json", {**entry, "history": history})
+    write_json(folder / "manifest.json", {**entry, "history": history})
     for kept in ("README.md", ".gitignore"):
         if (data / "champion" / kept).is_file():
             shutil.copyfile(data / "champion" / kept, folder / kept)

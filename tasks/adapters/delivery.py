@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters.stage import write_json
 from tasks.adapters.tracking import EXPERIMENT, legal_name
+from tasks.files import write_json
 
 _ENTRY_TAG = "plumbline.entry"
 _BATCH = 500  # metrics in one call; MLflow allows 1000

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.adapters.delivery import Delivery, Entry
-from tasks.adapters.stage import write_json
 from tasks.adapters.tracking import Store, TrackingError, reachable
+from tasks.files import write_json
 
 
 class Journal:

@@ -12,6 +12,7 @@ import psutil
 import yaml
 
 from tasks.adapters import execution, stage
+from tasks.files import write_text
 
 
 def clear(root: Path) -> None:
@@ -82,7 +83,7 @@ def clear_torn_lock(root: Path) -> bool:
     starts = [match.start() for match in re.finditer(r"^  \S", text, re.MULTILINE)]
     whole = text[: starts[-1]] if starts else ""
     if _is_lock(whole):
-        stage.write_text(path, whole)
+        write_text(path, whole)
     else:
         path.unlink()
     return True

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters import stage
+from tasks.files import write_json
 
 _TOKENIZER_FILES = ("token*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt")
 _REQUIREMENTS = ("torch", "transformers", "tokenizers", "safetensors")
@@ -134,4 +134,4 @@ def _pinned() -> list[str]:
 
 
 def write_passport(passport: Mapping[str, Any], folder: Path) -> None:
-    stage.write_json(folder / "passport.json", passport)
+    write_json(folder / "passport.json", passport)

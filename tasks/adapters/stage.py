@@ -6,13 +6,11 @@ device, telemetry, the reason of a failure) goes under `data/runs/<stage>/`, whi
 """
 
 import fcntl
-import json
 import os
 import platform
 import re
 import resource
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.adapters import checkpoints, processes, warm
 from tasks.adapters.telemetry import FileTracker
+from tasks.files import write_json
 from tasks.records import content_hash
 
 DATA = Path("data")
@@ -203,6 +202,19 @@ def read_params(params_type: type[Any], section: str, path: Path = PARAMS) -> An
         raise ValueError(explain(error, path, section, shared)) from None
 
 
+def read_part(params_type: type[Any], key: str, path: Path = PARAMS) -> Any:
+    """Read and check a part of a section, by its dotted key. Raises ValueError as `read_params` does."""
+    part: Any = read_yaml(path)
+    for name in key.split("."):
+        part = part.get(name) or {}
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{path}: `{name}` of `{key}` is {part!r}; it must be a mapping of keys")
+    try:
+        return params_type(**part)
+    except ValidationError as error:
+        raise ValueError(explain(error, path, key)) from None
+
+
 def explain(error: ValidationError, path: Path, section: str, shared: Mapping[str, Any] | None = None) -> str:
     """Turn a validation error into one line per problem, each naming the key as it stands in the file."""
     lines = []
@@ -266,23 +278,6 @@ def lock(path: Path) -> Iterator[None]:
         file.write(f"pid {os.getpid()}")
         file.flush()
         yield
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write JSON, atomically (see `write_text`)."""
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_text(path, f"{text}\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, and a crash, sees the old one or the new one, never a torn one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.preferences.files import write_json
+from tasks.files import write_json
 from tasks.preferences.hold import MIN_ROWS, Hold
 from tasks.preferences.screen import REPEATS
 from tasks.preferences.tables import arrow_batches, longer_won

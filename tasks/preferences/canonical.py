@@ -276,9 +276,7 @@ def _time(row: Value) -> str | None:
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise RefusedError("time") from None
-    if moment.tzinfo is None:
-        raise RefusedError("time")
-    if not _FIRST < moment < _LAST:
+    if moment.tzinfo is None or not _FIRST < moment < _LAST:
         raise RefusedError("time")
     return value
 

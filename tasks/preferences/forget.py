@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from tasks.files import write_json
 from tasks.preferences import shards
-from tasks.preferences.files import write_json
 from tasks.records import content_hash, prompt_key
 
 _COLUMNS = ("rater", "owner", "prompt")

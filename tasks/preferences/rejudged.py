@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.preferences.files import write_json
+from tasks.files import write_json
 
 _Verdicts = dict[tuple[int, str], tuple[str, str]]  # (line, sha256) of a row: reason, version of the rule
 

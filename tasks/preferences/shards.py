@@ -19,10 +19,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from tasks.files import sync, write_json
 from tasks.preferences import canonical
 from tasks.preferences.containers import open_rows, parts
 from tasks.preferences.duplicates import Index
-from tasks.preferences.files import sync, write_json
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, HeldError
 from tasks.preferences.sources import Source, read

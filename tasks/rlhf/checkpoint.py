@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from tasks.files import sync
 from tasks.records import content_hash
 from tasks.rlhf import ranks
 
@@ -122,7 +123,7 @@ class Checkpoints:
             staged.unlink(missing_ok=True)
             raise
         kept = staged.replace(self._folder / f"{self._loop:03}-{step:09}-{digest}.pt")
-        _sync(self._folder)
+        sync(self._folder)
         for old in self._folder.glob(f"{self._loop:03}-*.pt"):
             if old != kept:
                 old.unlink()
@@ -244,12 +245,3 @@ def _dump(state: Mapping[str, Any], path: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashing.digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """A rename is on the disk once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

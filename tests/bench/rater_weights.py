@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from tasks import world
-from tasks.adapters import stage
 from tasks.evaluation import statistics
+from tasks.files import write_json
 from tasks.rlhf import reward_model
 from tasks.rlhf.batch import Example
 from tests.tasks.conftest import ROOT, inside, run_stage, workspace
@@ -99,7 +99,7 @@ def main() -> None:
             size |= {"num_careless": careless, "overlap": options.overlap}
             with tempfile.TemporaryDirectory() as folder, inside(workspace(Path(folder), {**SMALL, "world": size})):
                 change("", seed=seed)
-                stage.write_json(Path("data/contract.json"), {})  # not what is measured
+                write_json(Path("data/contract.json"), {})  # not what is measured
                 for name in ("ingest", "prepare", "sft", "collect"):
                     run_stage(name)
                 results.append({"seed": seed, "careless": careless, **compared(seed)})

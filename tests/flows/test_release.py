@@ -14,6 +14,7 @@ from flows import release
 from tasks import register
 from tasks.adapters import champion, stage, tracking, workspace
 from tasks.adapters.journal import Journal
+from tasks.files import write_json
 
 Edit = Callable[..., None]
 Store = Callable[[Path], Any]
@@ -183,7 +184,7 @@ def test_a_model_that_does_not_generate_is_refused(toy_with_model: Path, store: 
 def test_a_crash_between_the_two_renames_is_mended(toy: Path) -> None:
     data = Path("data")
     shutil.copytree(data / "champion", data / ".champion-next")
-    stage.write_json(data / ".champion-next/manifest.json", {"version": "2"})
+    write_json(data / ".champion-next/manifest.json", {"version": "2"})
     (data / "champion").rename(data / ".champion-old")
     with workspace.open_workspace(Path()).held():
         assert manifest() == {"version": "2"}

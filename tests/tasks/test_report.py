@@ -14,6 +14,7 @@ from tasks import gate, records, report, world
 from tasks.adapters import stage
 from tasks.evaluation import page
 from tasks.evaluation.summary import Summary
+from tasks.files import write_json
 from tasks.preferences import raters as preference_raters
 from tasks.preferences.agreement import Estimate
 from tasks.preferences.rater_options import RaterOptions
@@ -332,7 +333,7 @@ def test_champion_and_base_have_their_columns(world_page):
 
 def write_parts(parts, data):
     for name, body in parts["reports"].items():
-        stage.write_json(data / f"reports/{name}.json", body)
+        write_json(data / f"reports/{name}.json", body)
     for name, curve in parts["curves"].items():
         (data / "curves").mkdir(exist_ok=True)
         steps = sorted({step for points in curve.values() for step, _ in points})
@@ -342,7 +343,7 @@ def write_parts(parts, data):
         (data / f"curves/{name}.csv").write_text("\n".join(lines) + "\n")
     for name in ("items", "pairs"):
         records.write_table(pa.Table.from_pylist(parts[name]), data / f"evaluation/{name}.parquet")
-    stage.write_json(data / "raters.json", parts["raters"])
+    write_json(data / "raters.json", parts["raters"])
     (data / "models/reward/0").mkdir(parents=True)
 
 
@@ -354,7 +355,7 @@ def test_the_stage_writes_the_page(world_page, tmp_path):
     assert metrics["num_bytes"] < 300_000
     assert source == written(world_page)
     look = {"workspace": "main", "by": "ann", "reason": "for <March>", "at": "2026-03-01T10:00:00+00:00"}
-    stage.write_json(tmp_path / "sealed_looks.json", {"looks": [look, look, {**look, "workspace": "hh_cpu"}]})
+    write_json(tmp_path / "sealed_looks.json", {"looks": [look, look, {**look, "workspace": "hh_cpu"}]})
     report.run(report.Params(num_samples=12), tmp_path, None)
     told = (tmp_path / "report.html").read_text()
     assert "main: seen 2 times, last by ann at 2026-03-01T10:00:00+00:00 (for &lt;March&gt;); hh_cpu: seen once" in told

@@ -10,6 +10,7 @@ import yaml
 from tasks import evaluate, records, sealed
 from tasks.adapters import stage
 from tasks.adapters.workspace import Workspace
+from tasks.files import write_json
 from tests.tasks.test_evaluate import MODEL, PARAMS, made  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +71,7 @@ def test_every_look_is_on_record_and_the_second_one_is_warned_of(space, capsys):
     assert (report["looks"], report["look"]["by"], report["comparisons"]) == (2, "bob", 20)
     # A look at another workspace's fold is none at this one.
     others = [{**each, "workspace": "hh_cpu"} for each in recorded(space)]
-    stage.write_json(space.data / "sealed_looks.json", {"looks": others})
+    write_json(space.data / "sealed_looks.json", {"looks": others})
     assert sealed.seen(space) == []
 
 

@@ -1,14 +1,12 @@
 """The stage runner: strict parameters, locks, statuses, and files that are never torn."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pydantic
 import pytest
 from pydantic import Field
 
@@ -158,37 +156,26 @@ def test_wrong_params_name_key_and_value(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
-def test_json_is_old_or_new_but_never_torn(tmp_path):
-    """A writer is killed 20 times; a reader sees a whole document each time."""
-    path = tmp_path / "x.json"
-    stage.write_json(path, {"n": -1, "fill": "y" * 200_000})
-    writer = (
-        "import itertools, sys; from pathlib import Path; from tasks.adapters import stage\n"
-        "print('ready', flush=True)\n"
-        "for n in itertools.count(): stage.write_json(Path(sys.argv[1]), {'n': n, 'fill': 'x' * 200_000})"
-    )
-    seen = set()
-    for number in range(20):
-        command = [sys.executable, "-c", writer, str(path)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(0.05 + 0.013 * number)
-            os.kill(process.pid, signal.SIGKILL)
-        document = json.loads(path.read_text())
-        assert len(document["fill"]) == 200_000
-        seen.add(document["n"])
-    assert len(seen) > 5
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("own: {part: {lr: 0}}\n", "own.part.lr = 0: Input should be greater than 0"),
+        ("own: {part: {lr: 1, rl: 2}}\n", "own.part.rl = 2: unknown key"),
+        ("own: {part: 3}\n", "`part` of `own.part` is 3; it must be a mapping"),
+        ("own: 3\n", "`own` of `own.part` is 3; it must be a mapping"),
+    ],
+)
+def test_a_part_of_a_section_is_read_as_strictly(tmp_path, text, message):
+    class Part(stage.Params):
+        lr: float = pydantic.Field(1.0, gt=0)
 
-
-def test_threads_may_write_the_same_json(tmp_path):
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: stage.write_json(tmp_path / "x.json", {"n": n}), range(200)))
-    assert json.loads((tmp_path / "x.json").read_text())["n"] in range(200)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_not_a_number_is_never_written(tmp_path):
-    with pytest.raises(ValueError, match="Out of range float values"):
-        stage.write_json(tmp_path / "x.json", {"a": float("nan")})
-    assert not (tmp_path / "x.json").exists()
+    path = tmp_path / "params.yaml"
+    path.write_text("own: {part: {lr: 2}}\n")
+    assert stage.read_part(Part, "own.part", path).lr == 2
+    path.write_text("own:\n")
+    assert stage.read_part(Part, "own.part", path).lr == 1
+    path.write_text(text)
+    with pytest.raises(ValueError, match="own") as caught:
+        stage.read_part(Part, "own.part", path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tasks import ingest
-from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.files import write_json
 from tasks.preferences import forget, shards
 from tasks.preferences.rules.opt_outs import OptOuts
 from tasks.records import prompt_key, read_table
@@ -39,7 +39,7 @@ def run(data: Path, *names: str, **rules: Any) -> dict[str, Any]:
 
 def opt_out(data: Path, *subjects: str) -> None:
     listed = OptOuts("salt", frozenset())
-    stage.write_json(data / "opt_outs.json", {"salt": "salt", "hashes": [listed.hash(each) for each in subjects]})
+    write_json(data / "opt_outs.json", {"salt": "salt", "hashes": [listed.hash(each) for each in subjects]})
 
 
 def raters(data: Path) -> list[str]:
