@@ -17,14 +17,19 @@ from tasks.rlhf import ranks
 from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import reply_states
 from tasks.rlhf.options import LoraOptions, ModelOptions
-from tasks.rlhf.quantize import device, merged, placed, quantized
+from tasks.rlhf.quantize import merged, quantized
 from tasks.rlhf.recompute import recompute_layers
+
+SHORT = 96  # tokens, up to which plain attention, forward and backward, beats the flash kernel on a CPU; equal at 128
 
 
 def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     # torch.use_deterministic_algorithms says the same but imports the compiler first: 1.5 s for every stage.
     torch._C._set_deterministic_algorithms(True, warn_only=True)
+    # What it does besides, fill every new tensor with NaN, is 4% of a step of a small model; nothing here reads memory
+    # that it has not written.
+    torch._C._set_deterministic_fill_uninitialized_memory(False)
     if threads := os.environ.get("PLUMBLINE_THREADS"):
         torch.set_num_threads(int(threads))
 
@@ -43,7 +48,7 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
                 f"params.yaml: model.lora.quantize = {params.lora.quantize!r}: model.base = scratch has no weights to "
                 "load; set it to null, or give a model"
             )
-        return _scratch(params, tokenizer, seed).to(device())
+        return placed(_scratch(params, tokenizer, seed))
     from transformers import AutoModelForCausalLM
 
     local = Path(params.base).is_dir()
@@ -66,6 +71,20 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
             )
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return placed(_settle(model, tokenizer))
+
+
+def placed(model: Any) -> Any:
+    """The model on the device to train on; one of 4-bit numbers has been loaded there.
+
+    On a CPU a model of short texts gets the plain attention: torch's flash kernel is made for long ones.
+    """
+    if getattr(model, "is_quantized", False):
+        return model
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    is_short = getattr(model.config, "max_position_embeddings", SHORT + 1) <= SHORT
+    if model.device.type == "cpu" and is_short and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")
+    return model
 
 
 def load_policy(folder: Path, dtype: str = "float32", lora: LoraOptions | None = None) -> Any:

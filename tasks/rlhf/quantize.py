@@ -11,10 +11,6 @@ import torch
 from tasks.rlhf.options import LoraOptions
 
 
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def quantized(lora: LoraOptions | None, dtype: str) -> dict[str, Any]:
     """What `from_pretrained` has to be told; nothing where weights stay as they are. ValueError where it cannot be."""
     if lora is None or lora.quantize is None:
@@ -36,11 +32,6 @@ def quantized(lora: LoraOptions | None, dtype: str) -> dict[str, Any]:
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
-
-
-def placed(model: Any) -> Any:
-    """The model on the device to train on; one of 4-bit numbers has been loaded there."""
-    return model if getattr(model, "is_quantized", False) else model.to(device())
 
 
 def merged(model: Any) -> Any:

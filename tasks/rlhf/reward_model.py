@@ -16,9 +16,9 @@ from torch import Tensor
 from tasks.rlhf import packing, ranks
 from tasks.rlhf.batch import Example, token_batches
 from tasks.rlhf.logprobs import unwrapped
-from tasks.rlhf.models import disable_dropout, existing, save
+from tasks.rlhf.models import disable_dropout, existing, placed, save
 from tasks.rlhf.options import CHOICE, LoraOptions, ScoreOptions
-from tasks.rlhf.quantize import placed, quantized
+from tasks.rlhf.quantize import quantized
 
 REWARD_FILE = "reward.json"
 ADAPTERS = "adapters"  # folder beside the merged weights, where it was trained with adapters

@@ -4,6 +4,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -155,14 +156,8 @@ def new_optimizer(parameters: list[Any], options: OptimizerOptions, lr: float | 
     vectors = [p for p in parameters if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     whole = all(p.dtype.itemsize >= 4 for p in parameters)
-    kind = torch.optim.AdamW if whole else MasterAdamW
-    return kind(
-        [g for g in groups if g["params"]],
-        lr=lr or options.lr,
-        betas=(0.9, options.beta2),
-        eps=options.eps,
-        foreach=True,
-    )
+    kind = partial(torch.optim.AdamW, fused=True) if whole else MasterAdamW
+    return kind([g for g in groups if g["params"]], lr=lr or options.lr, betas=(0.9, options.beta2), eps=options.eps)
 
 
 def warmup_cosine(num_steps: int, warmup_share: float) -> Callable[[int], float]:
