@@ -79,6 +79,9 @@ def test_stage_file_section_and_report_share_a_name():
         assert stage["cmd"].startswith(f"python -m tasks.{name}")
         assert any(Path(str(report)).name.startswith(name) for report in stage["metrics"])
         assert name in params or name == "objective"
+    from tasks.adapters.stage import SECTIONS
+
+    assert tuple(params) == SECTIONS
 
 
 def code_of(stage):

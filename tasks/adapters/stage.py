@@ -29,6 +29,11 @@ from tasks.records import content_hash
 
 DATA = Path("data")
 PARAMS = Path("params.yaml")
+# Its top-level keys, in the order in which they stand there. A recipe has the same.
+SECTIONS = (
+    *("seed", "budget", "world", "model", "folds", "ingest", "fresh", "validate", "prepare", "sft", "collect"),
+    *("reward", "judge", "solutions", "align", "evaluate", "gate", "card", "report"),
+)
 
 # What a stage's exit status says. `dvc repro` answers 255 for every failed command, so the flow reads it from
 # data/runs/<stage>/failure.json.
@@ -182,16 +187,8 @@ def read_params(params_type: type[Any], section: str, path: Path = PARAMS) -> An
     Raises ValueError with a line per problem: the key, the value, what is wrong with it.
     """
     document = read_yaml(path)
-    known = {file.stem for file in Path(__file__).parents[1].glob("[a-z]*.py")} | {
-        "seed",
-        "world",
-        "model",
-        "folds",
-        "budget",
-        "fresh",
-    }
-    if unknown := sorted(set(document) - known):
-        raise ValueError(f"{path}: unknown key `{unknown[0]}`; the top-level keys are {', '.join(sorted(known))}")
+    if unknown := sorted(set(document) - set(SECTIONS)):
+        raise ValueError(f"{path}: unknown key `{unknown[0]}`; the top-level keys are {', '.join(SECTIONS)}")
     own = document.get(section) or {}
     if not isinstance(own, Mapping):
         raise ValueError(f"{path}: `{section}` is {own!r}; it must be a mapping of keys")

@@ -142,6 +142,7 @@ def test_numbers_are_those_that_dvc_reads(tmp_path):
         ("seed: 1\nsft: {}\n", "sft.lr: Field required"),
         ("seed: one\nsft: {lr: 1}\n", "params.yaml: seed = 'one': Input should be a valid integer"),
         ("seed: 1\nsfft: {lr: 1}\n", "unknown key `sfft`"),
+        ("seed: 1\nrecords: {lr: 1}\n", "unknown key `records`"),  # a module of tasks, but no stage
         ("seed: 1\nsft: 3\n", "`sft` is 3; it must be a mapping"),
         ("- 1\n", "must hold keys and values, not list"),
         ("a: [\n", "not YAML"),
