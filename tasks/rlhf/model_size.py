@@ -66,6 +66,11 @@ class Shape:
         """Of the language model; a tied head counts once."""
         return self.body_parameters + (0 if self.tied else self.vocab_size * self.hidden_size)
 
+    @property
+    def cached(self) -> int:
+        """Numbers that a KV-cache holds per token."""
+        return 2 * self.num_layers * self.kv_heads * self.head_dim
+
     def lora_parameters(self, rank: int) -> int:
         """Of adapters of that rank on every matrix of every layer."""
         return self.num_layers * sum(rank * (rows + columns) for rows, columns in self.linears)
@@ -159,7 +164,7 @@ def logit_bytes(shape: Shape, reply_tokens: float) -> float:
 
 def cache_bytes(shape: Shape, sequences: float, length: float, number_bytes: int) -> float:
     """Keys and values of all layers (KV-cache)."""
-    return 2 * shape.num_layers * shape.kv_heads * shape.head_dim * sequences * length * number_bytes
+    return shape.cached * sequences * length * number_bytes
 
 
 def optimizer_bytes(trained_bytes: float, number_bytes: int) -> float:

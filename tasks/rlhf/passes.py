@@ -10,8 +10,8 @@ from typing import Literal
 
 from tasks.rlhf import model_size
 from tasks.rlhf.model_size import Shape
+from tasks.rlhf.sampling_batch import sampled_together
 
-SAMPLED_TOGETHER = 256  # sequences, as in rollout.sample
 MEASURED_TOKENS = 16384  # of a forward pass that only measures, as in logprobs.reply_sums
 LOGITS_TOGETHER, RECOMPUTED_ABOVE = 1024, 2**25  # CHUNK and RECOMPUTE_ABOVE of logprobs.py
 
@@ -54,6 +54,10 @@ class Network:
     def trained_bytes(self) -> int:
         """Of all numbers that learn; adapters are float32."""
         return self.trained * (self.number_bytes if self.lora_rank is None else 4)
+
+    def sampled_together(self, length: float) -> int:
+        """Sequences of that whole length in a batch of the sampler."""
+        return sampled_together(self.shape.cached, self.shape.vocab_size, length, self.number_bytes)
 
     @property
     def recomputes_logits(self) -> bool:
@@ -125,9 +129,10 @@ def measure(what: str, rows: Lengths, budget: float = MEASURED_TOKENS, *, read: 
     return _batched(what, "measure", rows, budget, read)
 
 
-def sample(what: str, rows: Lengths, max_new_tokens: int, at_once: float = math.inf) -> Pass:
+def sample(what: str, network: Network, rows: Lengths, max_new_tokens: int, at_once: float = math.inf) -> Pass:
     """A batch goes on until its last reply ends: with many of them, to the end of the room."""
-    batches = math.ceil(rows.rows / min(SAMPLED_TOGETHER, at_once, max(rows.rows, 1)))
+    together = network.sampled_together(rows.prompt + max_new_tokens)
+    batches = math.ceil(rows.rows / min(together, at_once, max(rows.rows, 1)))
     reply = min(rows.reply, max_new_tokens)
     calls = batches * max_new_tokens
     return Pass(what=what, kind="sample", sequences=rows.rows, prompt=rows.prompt, reply=reply, calls=calls)
@@ -174,6 +179,7 @@ def _batched(what: str, kind: Literal["measure", "train"], rows: Lengths, budget
 
 
 def _cache(network: Network, drawn: Pass) -> float:
-    rows = min(SAMPLED_TOGETHER, drawn.sequences)
-    cache = model_size.cache_bytes(network.shape, rows, drawn.prompt + drawn.reply, network.number_bytes)
+    length = drawn.prompt + drawn.reply
+    rows = min(network.sampled_together(length), drawn.sequences)
+    cache = model_size.cache_bytes(network.shape, rows, length, network.number_bytes)
     return cache + model_size.logit_bytes(network.shape, rows)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.rlhf.logprobs import unwrapped
+from tasks.rlhf.sampling_batch import sampled_together
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,12 @@ def sample(
     seed: int,
     eos_id: int,
     pad_id: int,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> list[Reply]:
-    """One reply per prompt, in the order given. Temperature 0 is greedy."""
+    """One reply per prompt, in the order given. Temperature 0 is greedy. Batches are as large as suits the model."""
     model.eval()
     generator = torch.Generator(device=next(model.parameters()).device).manual_seed(seed)
+    batch_size = batch_size or _together(model, max(map(len, prompts), default=0) + max_new_tokens)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     replies: list[Reply | None] = [None] * len(prompts)
     for start in range(0, len(order), batch_size):
@@ -49,6 +51,17 @@ def sample(
         for i, reply in zip(rows, drawn, strict=True):
             replies[i] = reply
     return [reply for reply in replies if reply is not None]
+
+
+def _together(model: Any, length: int) -> int:
+    """Sequences of that whole length in a batch."""
+    network = unwrapped(model)
+    config = network.config.get_text_config()
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    cached = 2 * config.num_hidden_layers * kv_heads * head_dim
+    return sampled_together(cached, config.vocab_size, length, network.dtype.itemsize)
 
 
 def _sample_batch(

@@ -38,7 +38,9 @@ def sft(network: Network, rows: Rows, options: DatasetOptions) -> Work:
 def collect(network: Network, rows: Rows, prompts: Mapping[str, float], replies: int, max_new_tokens: int) -> Work:
     """`prompts`: how many of each fold are asked."""
     passes = tuple(
-        sample(f"replies to prompts of {fold}", replace(rows.prompts[fold], rows=number * replies), max_new_tokens)
+        sample(
+            f"replies to prompts of {fold}", network, replace(rows.prompts[fold], rows=number * replies), max_new_tokens
+        )
         for fold, number in prompts.items()
         if number
     )
@@ -82,7 +84,7 @@ def evaluate(
     """`models` answer the test prompts: so many replies to a plain prompt, and to one that calls for a conduct."""
     test, pairs = rows.prompts["test"], _of_pairs(rows.pairs["test"])
     said = replace(test, rows=models * (test.rows * samples[0] + rows.conduct.rows * (samples[1] - samples[0])))
-    drawn = sample("replies to test prompts", said, max_new_tokens)
+    drawn = sample("replies to test prompts", network, said, max_new_tokens)
     passes = (
         drawn,
         measure("scores", replace(said, rows=said.rows * scorers), read="score"),
@@ -132,11 +134,11 @@ def _on_rollouts(
     critic = bool(algorithm.module.NEEDS_CRITIC)
     at_once = options.prompts_per_step * options.replies_per_prompt
     drawn = replace(rows.prompts["train"], rows=at_once * options.num_steps)
-    passes = _experience(drawn, at_once, options, members, critic, max_new_tokens)
+    passes = _experience(network, drawn, at_once, options, members, critic, max_new_tokens)
     if options.held_out_every is not None:
         asked = min(options.held_out_prompts, rows.prompts["dev"].rows)
         held_out = replace(rows.prompts["dev"], rows=asked * (options.num_steps // options.held_out_every))
-        passes += _experience(held_out, asked, options, members, False, max_new_tokens)
+        passes += _experience(network, held_out, asked, options, members, False, max_new_tokens)
     samples = [each for each in passes if each.kind == "sample"]
     share = kept_share(algorithm)
     learned = replace(samples[0], sequences=drawn.rows * share * options.num_updates)
@@ -150,9 +152,15 @@ def _on_rollouts(
 
 
 def _experience(
-    drawn: Lengths, at_once: float, options: RolloutOptions, members: int, critic: bool, max_new_tokens: int
+    network: Network,
+    drawn: Lengths,
+    at_once: float,
+    options: RolloutOptions,
+    members: int,
+    critic: bool,
+    max_new_tokens: int,
 ) -> list[Pass]:
-    replies = sample("replies", drawn, max_new_tokens, at_once)
+    replies = sample("replies", network, drawn, max_new_tokens, at_once)
     said = Lengths(replies.sequences, replies.prompt, replies.reply)
     budget = min(options.micro_batch_tokens, at_once * (said.prompt + said.reply))
     passes = [

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from tasks.rlhf.batch import Example
@@ -72,3 +73,24 @@ def test_a_prompt_is_read_once_for_all_its_replies(tiny_model):
     torch.testing.assert_close(token_logprobs(tiny_model, examples).detach(), sampled, rtol=1e-4, atol=1e-4)
     alone = [draw(tiny_model, [prompt], temperature=0)[0].ids for prompt in prompts]
     assert [reply.ids for reply in draw(tiny_model, prompts, temperature=0)] == alone
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "batches"),
+    [
+        ("llama", {}, [1024, 276]),
+        # 2 x 1 x 16 numbers of 4 bytes for each of 3 tokens, and 8 bytes for each of 60,000 of the vocabulary
+        ("llama", {"vocab_size": 60_000}, [2**28 // (2 * 16 * 4 * 3 + 8 * 60_000)] * 2 + [184]),
+        ("gpt2", {"vocab_size": 200_000}, [256] * 5 + [20]),
+    ],
+)
+def test_batches_are_as_large_as_suits_the_model(kind, changes, batches):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = AutoConfig.for_model(kind, **sizes | {"num_attention_heads": 2} | changes)
+    model = AutoModelForCausalLM.from_config(config)
+    rows = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    assert len(draw(model, [[5, 5], [6]] * 650, max_new_tokens=1)) == 1300
+    assert sorted(rows) == sorted(batches)

@@ -123,8 +123,8 @@ def test_sampling_and_evaluation():
     work = workload.evaluate(NETWORK, ROWS, models=3, scorers=2, samples=(1, 3), max_new_tokens=100)
     replies = 3 * (35 + 5 + 2 * 5)
     assert [each.sequences for each in work.passes] == [replies, 2 * replies, 2 * replies * 2 / 3, 2 * 2 * 50]
-    # 256 at once at most, and a batch goes on for as long as any reply may
-    assert sample("", Lengths(257, 10, 20), 30).calls == 60
+    # 1024 at once at most, and a batch goes on for as long as any reply may
+    assert sample("", NETWORK, Lengths(1025, 10, 20), 30).calls == 60
 
 
 def test_memory_of_a_step_is_what_autograd_keeps(tiny_model):
@@ -171,7 +171,7 @@ def test_seconds():
         "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864,
         "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
     })  # fmt: skip
-    drawn = sample("", Lengths(1, 10, 200), 200)
+    drawn = sample("", Network(qwen, 2), Lengths(1, 10, 200), 200)
     read = 200 * 2 * qwen.parameters / 3.35e12
     assert GPUS["h100"].seconds(drawn, Network(qwen, 2)) == pytest.approx(read + 200 * 24 * 1e-3)
 
