@@ -95,8 +95,13 @@ class Run:
             else:
                 self.results[step.name] = Result(step.name, "unchanged")
                 self.journal.link(step.name, lock)
-        for future in futures.values():
-            future.wait()
+        try:
+            for future in futures.values():
+                future.wait()
+        except BaseException:
+            # Here and not in __exit__ alone: of two signals on end the second is raised where that begins.
+            self.running.stop()
+            raise
         return next(iter(self.errors.values()), None)
 
     def _deliver(self) -> None:

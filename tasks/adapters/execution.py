@@ -146,11 +146,27 @@ class Running:
         return self._stopped
 
     def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            groups = list(self._groups.values())
-        for process in groups:
-            end_group(process)
+        """End them, and let none start again. Nothing is left where it was done before."""
+        with _undisturbed():
+            with self._lock:
+                self._stopped = True
+                groups = list(self._groups.values())
+            for process in groups:
+                end_group(process)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Deaf to SIGTERM and SIGINT: a second one, of two parents or of an impatient person, must not stop the ending."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 _warm: dict[Path, Warm] = {}  # this process's warm processes, by workspace

@@ -1,6 +1,7 @@
 """A stage as a process: its outcomes, its end and its environment, on the toy pipeline."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -121,6 +122,27 @@ def test_stop_ends_the_stage_from_another_thread(toy: Path) -> None:
     assert not alive(pid)
     with pytest.raises(execution.StageError, match="stopped"):
         execution.run(toy, step(toy, "ingest"), running)
+
+
+def test_a_second_signal_does_not_stop_the_ending(tmp_path: Path) -> None:
+    """The stage takes a second to end; SIGTERM and Ctrl-C come meanwhile."""
+    running = execution.Running()
+    stubborn = ["sh", "-c", "trap 'sleep 1; exit' TERM; echo ready; while :; do sleep 0.05; done"]
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals = [threading.Timer(seconds, os.kill, (os.getpid(), signum)) for seconds, signum in ((0.3, 15), (0.5, 2))]
+    try:
+        (tmp_path / "params.yaml").write_text("seed: 1\n")
+        with running.started(graph.Step("sft", (), True, False, True, None), tmp_path, stubborn) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            for each in signals:
+                each.start()
+            running.stop()
+            assert process.poll() is not None
+        assert all(not each.is_alive() for each in signals)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_the_environment_is_quiet_offline_and_shares_the_cores(toy: Path, edit: Edit, monkeypatch) -> None:
