@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from tasks.adapters import stage
 from tasks.adapters.execution import Warm
 from tasks.adapters.graph import Step
 from tasks.adapters.warm import ADDRESS, FORKED
+from tasks.files import parse_yaml
 
 
 def checked(root: Path, steps: Sequence[Step], warm: Warm | None) -> None:
@@ -26,7 +25,7 @@ def checked(root: Path, steps: Sequence[Step], warm: Warm | None) -> None:
     In a process of its own, for it imports torch; once for a text and the stages to run.
     """
     changed = tuple(step.name for step in steps if step.changed)
-    ours = all((root / path).is_file() for path in ("flows/parameters.py", "tasks/align.py"))
+    ours = "python -m tasks.align" in (root / "dvc.yaml").read_text(encoding="utf-8")
     if changed and ours:  # not of a pipeline with other stages
         _checked(root, (root / "params.yaml").read_text(encoding="utf-8"), changed, warm)
 
@@ -45,7 +44,7 @@ def check(root: Path) -> None:
     from flows import budget
 
     path = root / stage.PARAMS
-    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = parse_yaml((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     problems = []
     try:
         budget.read(path)

@@ -24,6 +24,7 @@ from tasks.adapters.workspace import Workspace
 from tasks.preferences.screen import HeldError
 
 ACCEPTED = "data/raw/preferences"  # what fresh comparisons are held against
+_planned: dict[Path, list[Step]] = {}  # by workspace: what `_main` saw while it held it, as it still does
 
 
 def retrain(
@@ -46,7 +47,7 @@ def retrain(
     started = began()
     space = workspace.open_workspace(Path(), recipe, data)
     with space.held():
-        steps = take_and_plan(space, fresh, from_stage, force)
+        steps = _planned.pop(space.root, None) or take_and_plan(space, fresh, from_stage, force)
         if not is_due(space, steps):
             return Completed(message="nothing changed")
         with execution.warmed(space.root, steps) as warm:
@@ -138,24 +139,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    # Prefect and its server cost seconds: a run with nothing to do ends here, without them.
+    # Prefect and its server cost seconds: a run with nothing to do ends here, without them. One that has never run
+    # has something to do, and the server starts beside the planning.
     space = workspace.open_workspace(Path(), options.recipe, options.data)
     with space.held():
+        wait = server.temporary(Path(), space.root) if options.force or not (space.root / graph.LOCK).exists() else None
         steps = take_and_plan(space, options.fresh, options.from_stage, options.force)
         if not is_due(space, steps):
             say("nothing changed: every stage is as dvc.lock has it" + register.standing(space))
             return 0
-    changed = [step.name for step in steps if step.changed]
-    say(f"to run: {' '.join(changed) or 'no stage'} ({len(steps) - len(changed)} of {len(steps)} unchanged)")
-    options.fresh = None  # taken in above
-    wait = server.temporary(Path(), space.root)
-    with execution.warmed(space.root, steps) as warm, ThreadPoolExecutor() as beside:
-        checked = beside.submit(parameters.checked, space.root, steps, warm)
-        from flows import serve
+        changed = [step.name for step in steps if step.changed]
+        say(f"to run: {' '.join(changed) or 'no stage'} ({len(steps) - len(changed)} of {len(steps)} unchanged)")
+        wait = wait or server.temporary(Path(), space.root)
+        with execution.warmed(space.root, steps) as warm, ThreadPoolExecutor() as beside:
+            checked = beside.submit(parameters.checked, space.root, steps, warm)
+            from flows import serve
 
-        checked.result()
-        wait()
-        state: Any = serve.retrain(**vars(options), return_state=True)
+            checked.result()
+            wait()
+            _planned[space.root] = steps
+            state: Any = serve.retrain(**vars(options), return_state=True)
     if state.is_cancelled():
         raise KeyboardInterrupt
     outcome = state.result(raise_on_failure=False)

@@ -14,6 +14,9 @@ from typing import Any
 
 import yaml
 
+from tasks.files import parse_yaml
+
+LOCK = "dvc.lock"
 SHARDS = "data/shards/rows"
 
 
@@ -102,7 +105,7 @@ def cached_shards(root: Path) -> list[Path]:
     record = root / f"{SHARDS}.dvc"
     if not record.is_file():
         return []
-    (out,) = yaml.safe_load(record.read_text(encoding="utf-8"))["outs"]
+    (out,) = parse_yaml(record.read_text(encoding="utf-8"))["outs"]
     return cached_files(root, out["md5"]) or []
 
 
@@ -116,7 +119,7 @@ def cache_folder(root: Path) -> Path:
 
 def made_of_data(root: Path) -> list[str]:
     """Outputs and plots that dvc.yaml names, relative to data/; those of members are weights and curves."""
-    document = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    document = parse_yaml((root / "dvc.yaml").read_text(encoding="utf-8"))
     entries = [
         each for stage in document["stages"].values() for each in (*stage.get("outs", []), *stage.get("plots", []))
     ]
@@ -216,11 +219,11 @@ def at_rest(root: Path) -> Iterator[None]:
 
 def read_lock(root: Path) -> dict[str, Any]:
     """dvc.lock as a mapping; empty stages where nothing has run yet. Raises ValueError for a torn file."""
-    path = root / "dvc.lock"
+    path = root / LOCK
     with at_rest(root):
         text = path.read_text(encoding="utf-8") if path.is_file() else "stages: {}"
     try:
-        document = yaml.safe_load(text)
+        document = parse_yaml(text)
     except yaml.YAMLError:
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("stages"), dict):

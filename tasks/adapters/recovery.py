@@ -12,7 +12,8 @@ import psutil
 import yaml
 
 from tasks.adapters import execution, stage
-from tasks.files import write_text
+from tasks.adapters.graph import LOCK
+from tasks.files import parse_yaml, write_text
 
 
 def clear(root: Path) -> None:
@@ -76,7 +77,7 @@ def clear_torn_lock(root: Path) -> bool:
 
     What is cut off costs no computation: DVC's run cache knows the results.
     """
-    path = root / "dvc.lock"
+    path = root / LOCK
     text = path.read_text(encoding="utf-8") if path.is_file() else None
     if text is None or (text.endswith("\n") and _is_lock(text)):
         return False
@@ -91,7 +92,7 @@ def clear_torn_lock(root: Path) -> bool:
 
 def _is_lock(text: str) -> bool:
     try:
-        document = yaml.safe_load(text)
+        document = parse_yaml(text)
     except yaml.YAMLError:
         return False
     return isinstance(document, dict) and isinstance(document.get("stages"), dict)

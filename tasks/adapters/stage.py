@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.adapters import checkpoints, processes, warm
 from tasks.adapters.telemetry import FileTracker
-from tasks.files import write_json
+from tasks.files import SafeLoader, write_json
 from tasks.records import content_hash
 
 DATA = Path("data")
@@ -237,7 +237,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(SafeLoader):  # type: ignore[misc]
     """Safe YAML in which `1e-3` is a number, as in YAML 1.2 and so for DVC, and a key stands once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -247,7 +247,8 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key `{key}` stands twice", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 _Loader.add_implicit_resolver(

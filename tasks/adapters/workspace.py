@@ -6,6 +6,7 @@ with the recipe's params.yaml and a copy of the given data; it shares the projec
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tasks.adapters import champion, recovery, stage
 from tasks.adapters.git import git
 
 DATA_MARK = "${DATA}"
+_held: dict[Path, int] = {}  # the thread of this process that holds a workspace
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,20 @@ class Workspace:
     def held(self) -> Iterator[None]:
         """Hold the workspace; what a killed run left behind (processes, locks, a torn dvc.lock) is cleared first.
 
-        Raises BusyError, naming the holder, when a live run has it.
+        Inside another such block of this thread it is held already. Raises BusyError, naming the holder, when a live
+        run has it.
         """
-        with stage.lock(self.data / ".lock/workspace"):
-            recovery.clear(self.root)
-            champion.recover(self.data)
+        if _held.get(self.root) == threading.get_ident():
             yield
+            return
+        with stage.lock(self.data / ".lock/workspace"):
+            _held[self.root] = threading.get_ident()
+            try:
+                recovery.clear(self.root)
+                champion.recover(self.data)
+                yield
+            finally:
+                del _held[self.root]
 
 
 def open_workspace(home: Path, recipe: str | None = None, data: Path | None = None) -> Workspace:

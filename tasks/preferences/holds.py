@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
+from scipy.special import ndtri
 
 from tasks.preferences import shift
 from tasks.preferences.flips import Accepted, Flips, flips
@@ -88,7 +88,7 @@ def flip_holds(rates: Sequence[Flips], options: ShardOptions) -> list[Hold]:
     found: list[Hold] = []
     for each in sorted(rates, key=lambda each: (each.group != "all", -each.z)):
         tests = 1 if len(rates) == 1 else 2 if each.group == "all" else 2 * (len(rates) - 1)
-        bound = max(options.min_flip_rate, float(stats.norm.isf(options.alpha / tests)) * each.error)
+        bound = max(options.min_flip_rate, float(-ndtri(options.alpha / tests)) * each.error)
         # Where the whole shard looks flipped, only those who do so more than others are worth a word.
         if each.rate > bound and (not found or each.rate > 2 * found[0].value):
             who = "" if each.group == "all" else f" of {each.group}"

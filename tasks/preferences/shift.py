@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import gammaln
 
 from tasks.preferences import ngrams
 from tasks.records import CHOICES
@@ -85,7 +85,11 @@ def openings(texts: Sequence[str]) -> float:
 def rarefied(counts: np.ndarray[Any, Any], size: int) -> float:
     """Kinds to be expected in `size` draws without replacement from kinds of these counts."""
     total = int(counts.sum())
-    return float(len(counts) - stats.hypergeom.pmf(0, total, counts, size).sum())
+    others = total - counts
+    # A kind is missed in C(others, size) of C(total, size) draws; with fewer others in none, for gammaln(0) is inf.
+    missed = gammaln(others + 1) - gammaln(np.maximum(others - size + 1, 0))
+    missed -= gammaln(total + 1) - gammaln(total - size + 1)
+    return float(len(counts) - np.exp(missed).sum())
 
 
 def length_spread(texts: Sequence[str]) -> float:

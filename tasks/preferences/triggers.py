@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import bdtrc, ndtr
 
 from tasks.preferences import ngrams
 from tasks.preferences.predictor import Floats, Row
@@ -108,7 +108,7 @@ def _in_replies(shard: Corpus, old: Corpus, order: int, alpha: float) -> list[Tr
     # Twice unlikely: so frequent, were shard and accepted one urn; so one-sided, were sides drawn by a coin.
     rare = _more_frequent(better + worse, before, shard.num_prompts, old.num_prompts) * len(tally.grams)
     suspects = rare < alpha
-    sided = stats.binom.sf(np.maximum(better, worse) - 1, better + worse, 0.5) * 2 * max(1, int(suspects.sum()))
+    sided = bdtrc(np.maximum(better, worse) - 1, better + worse, 0.5) * 2 * max(1, int(suspects.sum()))
     # Of an n-gram that is known: sides that moved apart, by much.
     moved = _moved(better, worse, known_better, known_worse) * len(grams)
     chance = np.where(suspects, np.maximum(rare, sided), np.inf)
@@ -137,7 +137,7 @@ def _more_frequent(here: Ints, before: Ints, size: int, old_size: int) -> Floats
 
     1 where it is not RARE times as frequent as before.
     """
-    chance = stats.binom.sf(here - 1, here + before, size / (size + old_size))
+    chance = bdtrc(here - 1, here + before, size / (size + old_size))
     return np.where(here * old_size >= RARE * size * (before + 0.5), chance, 1.0)
 
 
@@ -147,7 +147,7 @@ def _moved(better: Ints, worse: Ints, known_better: Ints, known_worse: Ints) -> 
     share, known = better / here, (known_better + 1) / (before + 2)
     together = (better + known_better + 1) / (here + before + 2)
     error = np.sqrt(together * (1 - together) * (1 / here + 1 / np.maximum(1, before)))
-    chance = 2 * stats.norm.sf(np.abs(share - known) / np.maximum(error, 1e-9))
+    chance = 2 * ndtr(-np.abs(share - known) / np.maximum(error, 1e-9))
     return np.where((before >= 50) & (here >= 20) & (np.abs(share - known) >= 0.25), chance, np.inf)
 
 
@@ -169,7 +169,7 @@ def _in_prompts(shard: Corpus, scores: Floats, old: Corpus, order: int, alpha: f
     sums = np.bincount(inverse, scores[of_row], minlength=len(values))
     rest = (scores.sum() - sums) / np.maximum(1, shard.size - counts)
     z = (sums / counts - rest) / (scores.std() / np.sqrt(counts))
-    chance = np.where(suspects, stats.norm.sf(z) * suspects.sum(), np.inf)
+    chance = np.where(suspects, ndtr(-z) * suspects.sum(), np.inf)
     return [
         Trigger(
             ngrams.spelled(shard.asked, int(values[place]), order) or "?",

@@ -165,6 +165,7 @@ def test_without_a_server_prefect_lives_in_the_project(
 def start(server: str) -> "subprocess.Popen[str]":
     # What a shell starts in the background ignores it, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as under `nohup`; it ends stopped processes whose parent is killed
     return subprocess.Popen(
         [sys.executable, "-m", "flows.retrain"],
         env={**os.environ, "PREFECT_API_URL": server},

@@ -107,7 +107,7 @@ def test_deployed_to_a_process_pool_with_a_gpu_queue(short: Path, server: str, e
         "force",
     }
     run = post(server, f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"force": True}})
-    subprocess.run(
+    worked = subprocess.run(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", "machines", "--work-queue", "gpu", "--run-once"],
         env={**os.environ, "PREFECT_API_URL": server},
         capture_output=True,
@@ -116,7 +116,7 @@ def test_deployed_to_a_process_pool_with_a_gpu_queue(short: Path, server: str, e
         timeout=200,
     )
     state = post(server, "/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}, "limit": 1})[0]["state"]
-    assert state["type"] == "COMPLETED", state
+    assert state["type"] == "COMPLETED", f"{state}\n{worked.stdout}\n{worked.stderr}"
     assert set(executed()) == {"ingest", "prepare", "sft"}
 
 

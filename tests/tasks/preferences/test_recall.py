@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.preferences import prints
 from tasks.preferences.dialogue import fold
 from tasks.preferences.neighbours import Neighbours
 from tasks.preferences.shingles import similarity
@@ -29,9 +30,12 @@ def variants(seed: int) -> list[str]:
 @pytest.mark.slow
 def test_nearly_every_pair_of_similarity_0_8_is_a_candidate(tmp_path: Path) -> None:
     texts = [fold(text) for seed in range(300) for text in variants(seed)]
+    distinct = list(dict.fromkeys(texts))
+    found = prints.of_texts(distinct, set(range(len(distinct))))
     store, near = Texts(tmp_path), Neighbours()
-    numbers, distinct, found = store.add(texts)
-    candidates = near.prompts(np.unique(numbers), distinct, found, np.ones(len(store), dtype=bool))
+    numbered = store.add(found)
+    candidates = near.prompts(numbered, numbered[found.prompt], found.prompt_keys, np.ones(len(store), dtype=bool))
+    numbers = numbered[[distinct.index(text) for text in texts]]
     pairs = [
         pair
         for start in range(0, len(texts), 4)  # variants of one text; others are far apart
