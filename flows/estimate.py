@@ -12,6 +12,7 @@ from typing import Any
 from flows import costs, facts
 from flows.costs import Plan
 from tasks.adapters import stage, workspace
+from tasks.adapters.commands import complaining
 from tasks.files import write_json
 from tasks.rlhf.advice import advise
 from tasks.rlhf.hardware import GB, NAMES
@@ -107,6 +108,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+@complaining
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.estimate", description=__doc__)
     parser.add_argument("--recipe", help="a name of infra/recipes")
@@ -114,11 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hardware", help=f"one of {', '.join(NAMES)}; default: this machine")
     parser.add_argument("--json", type=Path, help="write it there, too")
     options = parser.parse_args(argv)
-    try:
-        found = document(plan(Path().resolve(), options.recipe, options.hardware, options.data))
-    except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return stage.BAD_INPUT
+    found = document(plan(Path().resolve(), options.recipe, options.hardware, options.data))
     sys.stdout.write(f"{table(found)}\n")
     if options.json:
         write_json(options.json, found)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import register
-from tasks.adapters import git, graph, stage, workspace
-from tasks.adapters.tracking import Store, TrackingError, reachable
+from tasks.adapters import git, graph, workspace
+from tasks.adapters.commands import complaining
+from tasks.adapters.tracking import Store, reachable
 from tasks.adapters.workspace import Workspace
 from tasks.files import write_json
 from tasks.preferences import forget
@@ -165,20 +166,14 @@ def _learned(root: Path, tags: dict[str, Any], subject: str, counted: dict[str, 
     return "; ".join(said) or NONE
 
 
+@complaining
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.forget", description=__doc__)
     parser.add_argument("subject", help="a rater, the owner of prompts, or the id of a prompt (data/raw/prompts)")
     parser.add_argument("--look", action="store_true", help="say where the rows are, change nothing")
     options = parser.parse_args(argv)
-    try:
-        for line in run(options.subject, options.look):
-            sys.stdout.write(f"{line}\n")
-    except (stage.BusyError, TrackingError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return stage.BUSY
-    except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return stage.BAD_INPUT
+    for line in run(options.subject, options.look):
+        sys.stdout.write(f"{line}\n")
     return 0
 
 

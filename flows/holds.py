@@ -8,7 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from tasks.adapters import stage, workspace
+from tasks.adapters import workspace
+from tasks.adapters.commands import complaining
 from tasks.adapters.workspace import Workspace
 from tasks.preferences import bounds, shards
 
@@ -39,6 +40,7 @@ def release_hold(space: Workspace, hold: str, dataset: str, by: str, reason: str
     return f"{hold} of {dataset} {made['sha256'][:12]}: released by {by} in {path}; commit it, then `make run`"
 
 
+@complaining
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.holds", description=__doc__)
     parser.add_argument("--recipe", help="the workspace of this recipe")
@@ -48,20 +50,13 @@ def main(argv: list[str] | None = None) -> int:
         for option in (*given, "--by", "--reason"):
             release.add_argument(option, required=True)
     options = parser.parse_args(argv)
-    try:
-        space = workspace.existing_workspace(Path(), options.recipe)
-        if options.command is None:
-            said = listed(space)
-        elif options.command == "release-shard":
-            said = release_shard(space, options.shard, options.by, options.reason)
-        else:
-            said = release_hold(space, options.hold, options.dataset, options.by, options.reason)
-    except stage.BusyError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return stage.BUSY
-    except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return stage.BAD_INPUT
+    space = workspace.existing_workspace(Path(), options.recipe)
+    if options.command is None:
+        said = listed(space)
+    elif options.command == "release-shard":
+        said = release_shard(space, options.shard, options.by, options.reason)
+    else:
+        said = release_hold(space, options.hold, options.dataset, options.by, options.reason)
     sys.stdout.write(f"{said}\n")
     return 0
 

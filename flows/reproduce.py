@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import register
-from tasks.adapters import execution, graph, stage, workspace
-from tasks.adapters.git import GitError
-from tasks.adapters.tracking import Store, TrackingError, reachable
+from tasks.adapters import execution, graph, workspace
+from tasks.adapters.commands import complaining
+from tasks.adapters.tracking import Store, reachable
 from tasks.adapters.workspace import Workspace
 
 
@@ -75,20 +75,14 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+@complaining
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.reproduce", description=__doc__)
     parser.add_argument("version", metavar="VERSION")
     parser.add_argument("--recipe", help="the recipe whose model it is")
     parser.add_argument("--restore-only", action="store_true", help="do not compute it anew")
     options = parser.parse_args(argv)
-    try:
-        same = reproduce(options.version, options.recipe, options.restore_only)
-    except stage.BusyError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return stage.BUSY
-    except (ValueError, FileNotFoundError, GitError, TrackingError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return stage.BAD_INPUT
+    same = reproduce(options.version, options.recipe, options.restore_only)
     say("the same" if same else "NOT the same")
     return 0 if same else 1
 

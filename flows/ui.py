@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 from tasks.adapters import stage
+from tasks.adapters.commands import complaining
 from tasks.adapters.execution import quiet_environment
-from tasks.adapters.tracking import Store, TrackingError
+from tasks.adapters.tracking import Store
 
 
+@complaining
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.ui", description=__doc__)
     parser.add_argument("--port", type=int, default=5000)
@@ -19,11 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     if is_taken(port):
         sys.stderr.write(f"error: port {port} is in use; choose another: `make ui PORT={port + 1}`\n")
         return stage.BAD_INPUT
-    try:
-        store.client()  # creates the store where nothing has run yet
-    except TrackingError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    store.client()  # creates the store where nothing has run yet
     sys.stdout.write(f"http://127.0.0.1:{port} shows {store.uri}; Ctrl-C ends it\n")
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]

@@ -18,6 +18,7 @@ from typing import Any
 
 from tasks import evaluate, gate, register
 from tasks.adapters import stage, workspace
+from tasks.adapters.commands import complaining
 from tasks.adapters.telemetry import FileTracker
 from tasks.adapters.workspace import Workspace
 from tasks.evaluation import looks
@@ -149,23 +150,17 @@ def _said(rule: Mapping[str, Any] | None) -> str:
     return f"{rule['value']:.3g} [{rule['low']:.3g}, {rule['high']:.3g}]"
 
 
+@complaining
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.sealed", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--recipe", help="the workspace of this recipe")
     parser.add_argument("--by", required=True, help="who looks")
     parser.add_argument("--reason", required=True, help="why, in a line")
     options = parser.parse_args(argv)
-    try:
-        space = workspace.existing_workspace(Path(), options.recipe)
-        with space.held():
-            before = seen(space)
-            report = look(space, options.by, options.reason)
-    except stage.BusyError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return stage.BUSY
-    except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"error: sealed: {error}\n")
-        return stage.BAD_INPUT
+    space = workspace.existing_workspace(Path(), options.recipe)
+    with space.held():
+        before = seen(space)
+        report = look(space, options.by, options.reason)
     if said := warning(before):
         sys.stderr.write(f"{said}\n")
     lines = [*table(report), f"noted in {space.home / 'data' / looks.FILE}; commit it"]

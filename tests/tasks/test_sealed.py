@@ -122,7 +122,7 @@ def test_a_look_that_cannot_be_answered_is_refused_in_a_line_and_is_none(space, 
     before = (space.data / "sealed_looks.json").exists()
     assert looked(*arguments) == stage.BAD_INPUT
     (error,) = errors(capsys.readouterr())
-    assert error.startswith("error: sealed: ")
+    assert error.startswith("error: ")
     assert said in error
     assert not (space.data / "reports/sealed.json").exists()
     assert (space.data / "sealed_looks.json").exists() == before
