@@ -6,7 +6,6 @@ import socket
 import sys
 from pathlib import Path
 
-from tasks.adapters import stage
 from tasks.adapters.commands import complaining
 from tasks.adapters.execution import quiet_environment
 from tasks.adapters.tracking import Store
@@ -19,8 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     port = parser.parse_args(argv).port
     store = Store.of(Path())
     if is_taken(port):
-        sys.stderr.write(f"error: port {port} is in use; choose another: `make ui PORT={port + 1}`\n")
-        return stage.BAD_INPUT
+        raise ValueError(f"port {port} is in use; choose another: `make ui PORT={port + 1}`")
     store.client()  # creates the store where nothing has run yet
     sys.stdout.write(f"http://127.0.0.1:{port} shows {store.uri}; Ctrl-C ends it\n")
     sys.stdout.flush()

@@ -29,7 +29,7 @@ def seed_everything(seed: int) -> None:
     torch._C._set_deterministic_algorithms(True, warn_only=True)
     # What it does besides, fill every new tensor with NaN, is 4% of a step of a small model; nothing here reads memory
     # that it has not written.
-    torch._C._set_deterministic_fill_uninitialized_memory(False)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if threads := os.environ.get("PLUMBLINE_THREADS"):
         torch.set_num_threads(int(threads))
 

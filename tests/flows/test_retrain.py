@@ -124,6 +124,16 @@ def test_bad_input_is_one_line_and_a_status(
     assert executed() == []
 
 
+def test_a_fresh_shard_is_taken_in_once_and_its_plan_is_the_flows(short: Path, retrain: Retrain) -> None:
+    """The command takes it in before it starts Prefect; the flow goes on from there."""
+    vote = {"prompt": "Hi", "reply_a": "x", "reply_b": "y", "choice": "a", "rater": "ann"}
+    Path("fresh.jsonl").write_text(json.dumps(vote) + "\n")
+    done = retrain("--fresh", "fresh.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("fresh.jsonl: 1 rows for preferences\n") == 1
+    assert "had them already" not in done.stdout
+
+
 def test_a_held_workspace_is_busy(toy: Path, retrain: Retrain) -> None:
     with stage.lock(toy / "data/.lock/workspace"):
         done = retrain()
