@@ -17,8 +17,8 @@ def gather(plan: Plan) -> Facts:
     return Facts(
         num_pairs=plan.rows.pairs["train"].rows + plan.rows.pairs["judge"].rows + plan.rows.pairs["dev"].rows,
         test_share=plan.document["folds"]["test"],
-        scored_share=_filled(data / "prepared/pairs/train.parquet", "scores"),
-        checked_share=_filled(data / "prepared/prompts/train.parquet", "verifier"),
+        scored_share=_filled(data / "prepared/pairs/train", "scores"),
+        checked_share=_filled(data / "prepared/prompts/train", "verifier"),
         tied_share=sum(labels.get(name, 0) for name in ("tie", "both_bad")) / max(1, sum(labels.values())),
         min_accuracy=plan.document["gate"]["min_reward_accuracy"],
         accuracy=_interval((evaluated.get("reward") or {}).get("accuracy")),
@@ -38,7 +38,7 @@ def _filled(path: Path, column: str) -> float:
     """The share of a table's rows that have something in a column; 0 without the table or the column."""
     import pyarrow.parquet as pq
 
-    if not path.is_file() or column not in pq.read_schema(path).names:
+    if not path.is_dir() or column not in pq.read_schema(next(path.glob("*.parquet"))).names:
         return 0.0
     values = pq.read_table(path, columns=[column])[column]
     return float(1 - values.null_count / max(1, len(values)))

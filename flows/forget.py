@@ -37,7 +37,8 @@ NONE = "none of their rows"
 LEARNED = ("models", "tokenizer", "champion")  # weights and vocabularies: versions, not rows
 GIVEN = ("inputs", "inbox")  # by people
 APART = (*LEARNED, *GIVEN, "shards", "held", "workspaces", ".lock")  # of data/; not to be swept
-MADE = ("runs/ingest", "runs/mine", "runs/validate", "runs/shards", "checkpoints")  # beside what dvc.yaml names
+# beside what dvc.yaml names
+MADE = (*(f"runs/{name}" for name in ("ingest", "mine", "prepare", "validate", "shards")), "checkpoints")
 
 
 def run(subject: str, look_only: bool = False) -> Iterator[str]:

@@ -31,7 +31,7 @@ def count(document: Mapping[str, Any], data: Path) -> tuple[Rows, str]:
 def _is_prepared(document: Mapping[str, Any], data: Path) -> bool:
     """Whether data/prepared is there, and made of the sources that the parameters name now."""
     report = data / "reports/ingest.json"
-    if not report.is_file() or not (data / "prepared/demonstrations/rows.parquet").is_file():
+    if not report.is_file() or not (data / "prepared/pairs/train").is_dir():
         return False
     made = json.loads(report.read_text(encoding="utf-8"))["params"]
     named = document["ingest"]["sources"]
@@ -42,18 +42,18 @@ def _is_prepared(document: Mapping[str, Any], data: Path) -> bool:
 
 
 def _prepared(folder: Path) -> Rows:
-    demonstrations = _lengths(folder / "demonstrations/rows.parquet", "prompt_ids", "reply_ids")
-    prompts = {fold: _lengths(folder / f"prompts/{fold}.parquet", "prompt_ids") for fold in FOLDS}
+    demonstrations = _lengths(folder / "demonstrations", "prompt_ids", "reply_ids")
+    prompts = {fold: _lengths(folder / f"prompts/{fold}", "prompt_ids") for fold in FOLDS}
     return Rows(
         demonstrations=demonstrations,
-        pairs={fold: _lengths(folder / f"pairs/{fold}.parquet", "prompt_ids", "a_ids", "b_ids") for fold in FOLDS},
+        pairs={fold: _lengths(folder / f"pairs/{fold}", "prompt_ids", "a_ids", "b_ids") for fold in FOLDS},
         prompts={fold: Lengths(each.rows, each.prompt, demonstrations.reply) for fold, each in prompts.items()},
         solutions={
             fold: _lengths(path, "prompt_ids", "reply_ids")
             for fold in ("train", "test")
-            if (path := folder / f"solutions/{fold}.parquet").is_file()
+            if (path := folder / f"solutions/{fold}").is_dir()
         },
-        conduct=_lengths(folder / "safety/test.parquet", "prompt_ids"),
+        conduct=_lengths(folder / "safety/test", "prompt_ids"),
     )
 
 
@@ -74,7 +74,7 @@ def _simulated(data: Path) -> dict[str, int]:
     """Prompts of the simulated world in each fold: those that `collect` can ask for."""
     import pyarrow.parquet as pq
 
-    sources = {fold: pq.read_table(data / f"prepared/prompts/{fold}.parquet", columns=["source"]) for fold in FOLDS}
+    sources = {fold: pq.read_table(data / f"prepared/prompts/{fold}", columns=["source"]) for fold in FOLDS}
     return {fold: Counter(table["source"].to_pylist())[world.SOURCE] for fold, table in sources.items()}
 
 

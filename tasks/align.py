@@ -114,12 +114,12 @@ def _on_dataset(
     from tasks.rlhf.train_on_feedback import train_on_feedback
     from tasks.rlhf.train_on_pairs import train_on_pairs
 
-    pairs = dataset.read_pairs(data / "prepared/pairs/train.parquet", data / "collected/train.parquet")
+    pairs = dataset.read_pairs(data / "prepared/pairs/train", data / "collected/train.parquet")
     with tracker.phase("train"):
         if algorithm.unpaired:
             real, planted = ([pair for pair in pairs if pair.planted is kind] for kind in (False, True))
             # Apart, so that the reference point is not measured on noise after everybody's prompt.
-            judged = feedback.read(data / "prepared/feedback/train.parquet")
+            judged = feedback.read(data / "prepared/feedback/train")
             rows = feedback.from_pairs(real, judged) + (feedback.from_pairs(planted) if planted else [])
             train_on_feedback(policy, reference.logprobs, rows, algorithm, params.seed, tracker)
         else:
@@ -198,7 +198,7 @@ def _on_rollouts(
     )
     prompts, held_out = (
         score.scorable(dataset.read_prompts(file), str(file))
-        for file in (data / f"prepared/prompts/{fold}.parquet" for fold in ("train", "dev"))
+        for file in (data / f"prepared/prompts/{fold}" for fold in ("train", "dev"))
     )
     with generation.engine(params.generation, tokenizer, data / "runs/align/weights") as draw:
         sampler = tool_use.sampler_for(
@@ -235,7 +235,7 @@ def _conditioner(
         options.dirichlet,
         models[0].objectives,
         tokens.Encoder(tokenizer).prompt,
-        dataset.read_messages(*(data / f"prepared/prompts/{fold}.parquet" for fold in ("train", "dev"))),
+        dataset.read_messages(*(data / f"prepared/prompts/{fold}" for fold in ("train", "dev"))),
         policy.config.max_position_embeddings - params.max_new_tokens,
     )
 
@@ -258,10 +258,10 @@ STAGE = stage.Stage(
         "objective.json",
         "models/sft",
         "tokenizer",
-        "prepared/pairs/train.parquet",
-        "prepared/feedback/train.parquet",
-        "prepared/prompts/dev.parquet",
-        "prepared/prompts/train.parquet",
+        "prepared/pairs/train",
+        "prepared/feedback/train",
+        "prepared/prompts/dev",
+        "prepared/prompts/train",
         "collected/train.parquet",
         "prepared/canary.json",
         "raw/demonstrations",

@@ -34,7 +34,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     for number, fold in enumerate(FOLDS):
         prompts = [
             row
-            for row in records.read_table(data / f"prepared/prompts/{fold}.parquet").to_pylist()
+            for row in records.read_table(data / f"prepared/prompts/{fold}").to_pylist()
             if row["source"] == world.SOURCE and row["verifier"] and params.labeller == "simulated"
         ]
         rng = random.Random(f"{params.seed}/collect/{fold}")

@@ -31,6 +31,7 @@ from tasks.preferences.held_out import hold_out
 from tasks.preferences.kept import Reading
 from tasks.preferences.rules import FILES, Rules, RulesOptions
 from tasks.preferences.settle import Settler
+from tasks.preferences.shelf import code_version
 from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import Staging, Tally, publish
 from tasks.records import DATASETS, Record, content_hash
@@ -147,7 +148,7 @@ def _basis(params: Params, data: Path, rules: Rules) -> str:
     """What the verdicts on every source depend on."""
     held_out = [content_hash(_input(name, data)) for name in params.held_out]
     own = params.model_dump(mode="json", exclude={"sources"})
-    return json.dumps([kept.code_version(*CODE), own, rules.key, held_out])
+    return json.dumps([code_version(*CODE), own, rules.key, held_out])
 
 
 def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:

@@ -161,7 +161,7 @@ def _preference(prompt: Row, pair: tuple[Reply, Reply], name: str, rater: str, s
 
 def _prompts(data: Path, number: int) -> list[Row]:
     """Of every fold the same share, the lowest hashes first."""
-    rows = [row for fold in FOLDS for row in read_table(data / f"prepared/prompts/{fold}.parquet").to_pylist()]
+    rows = [row for fold in FOLDS for row in read_table(data / f"prepared/prompts/{fold}").to_pylist()]
     return sorted(rows, key=lambda row: row_id("mine", row["id"]))[:number]
 
 

@@ -119,7 +119,7 @@ def fit(
 
     fold, planted = FOLDS[name], [row for row in rows if row.planted]
     rows = [row for row in rows if row.counted]
-    comparisons.check(rows, params, data / f"prepared/pairs/{fold}.parquet")
+    comparisons.check(rows, params, data / f"prepared/pairs/{fold}")
     models.seed_everything(seed)
     model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, params, params.model.lora)
     model.network = models.to_train(model.network, params.model, "SEQ_CLS")
@@ -157,7 +157,7 @@ def fit(
 
 def tables(fold: str) -> tuple[str, str]:
     """The comparisons of a fold, under data/."""
-    return f"prepared/pairs/{fold}.parquet", f"collected/{fold}.parquet"
+    return f"prepared/pairs/{fold}", f"collected/{fold}.parquet"
 
 
 def save(model: "RewardModel", data: Path, folder: Path) -> None:

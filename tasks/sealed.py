@@ -27,7 +27,7 @@ from tasks.evaluation.looks import Look
 from tasks.files import write_json
 from tasks.records import content_hash, read_table
 
-FOLD = Fold("sealed", "sealed/prompts/rows.parquet", "sealed/safety/rows.parquet", ("sealed/pairs/rows.parquet",))
+FOLD = Fold("sealed", "sealed/prompts", "sealed/safety", ("sealed/pairs",))
 
 
 def seen(space: Workspace) -> list[Look]:
@@ -76,7 +76,7 @@ def look(space: Workspace, by: str, reason: str) -> dict[str, Any]:
 
 
 def _check_fold(data: Path) -> None:
-    if not any((data / path).is_file() and read_table(data / path).num_rows for path in (FOLD.prompts, FOLD.safety)):
+    if not any((data / path).exists() and read_table(data / path).num_rows for path in (FOLD.prompts, FOLD.safety)):
         raise ValueError(
             f"{data / 'sealed'}: the sealed fold is empty; set folds.sealed in params.yaml above 0 (0.05), then "
             "`make run`: what is sealed is taken from train, so models learn anew"

@@ -43,11 +43,11 @@ def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[
 
     tokenizer = models.load_tokenizer(data / "tokenizer")
     rows, held_out = (
-        process.read_solutions(data / f"prepared/solutions/{fold}.parquet", tokenizer) for fold in ("train", "test")
+        process.read_solutions(data / f"prepared/solutions/{fold}", tokenizer) for fold in ("train", "test")
     )
     if not rows:
         raise ValueError(
-            f"solutions: {data}/prepared/solutions/train.parquet is empty: there is nothing to train {kind} on; name a "
+            f"solutions: {data}/prepared/solutions/train is empty: there is nothing to train {kind} on; name a "
             "source of solutions in ingest.sources (kind: world_steps, or a file), or set solutions.train to []"
         )
     seed = params.seed * 1000 + 500 + KINDS.index(kind)  # far from those of reward and judge

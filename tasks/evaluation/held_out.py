@@ -26,9 +26,9 @@ class Fold:
 
 TEST = Fold(
     "test",
-    "prepared/prompts/test.parquet",
-    "prepared/safety/test.parquet",
-    ("prepared/pairs/test.parquet", "collected/test.parquet"),
+    "prepared/prompts/test",
+    "prepared/safety/test",
+    ("prepared/pairs/test", "collected/test.parquet"),
 )
 
 
@@ -84,7 +84,7 @@ def monitors(prompt: Row, reply: str) -> Row:
 
 
 def _read(path: Path) -> list[Row]:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: missing; run the stage that writes it (`dvc repro`)")
     rows: list[Row] = records.read_table(path).to_pylist()
     return rows

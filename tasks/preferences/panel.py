@@ -6,13 +6,25 @@ from typing import Any
 from tasks.preferences import ceiling, rater_groups, raters, votes
 from tasks.preferences.rater_options import RaterOptions, Weighting
 from tasks.preferences.raters import Judgement
+from tasks.preferences.shelf import Shelf
 from tasks.world import WorldParams
 
 
-def judge(data: Path, options: RaterOptions, weighting: Weighting, world: WorldParams | None, seed: int) -> Judgement:
-    """Of data/raw/preferences, with groups in its report. Raises ValueError or FileNotFoundError as its parts do."""
+def judge(
+    data: Path,
+    options: RaterOptions,
+    weighting: Weighting,
+    world: WorldParams | None,
+    seed: int,
+    shelf: Shelf | None = None,
+    version: str = "",
+) -> Judgement:
+    """Of data/raw/preferences, with groups in its report; what `shelf` and `version` are, `votes.read` says.
+
+    Raises ValueError or FileNotFoundError as its parts do.
+    """
     folder = data / "raw/preferences"
-    stored = votes.read(folder)
+    stored = votes.read(folder, shelf, version)
     judged = raters.judge(stored, options, weighting, ceiling.of_world(folder, world, seed))
     judged.report["groups"] = _groups(stored, options, data / "inputs")
     return judged

@@ -5,11 +5,9 @@ file beside its part, row by row, so that it can still be refused with its line 
 """
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -20,6 +18,7 @@ import pyarrow.parquet as pq
 
 from tasks.preferences.keys import row_key
 from tasks.preferences.screen import Refusal, Row
+from tasks.preferences.shelf import share
 from tasks.preferences.tables import source_of
 from tasks.records import DATASETS, Preference, Record, schema, to_table, write_table
 
@@ -163,13 +162,12 @@ def publish(
 
 
 def _share(path: Path, target: Path) -> None:
-    """The same file under another name; a copy of what may still grow, and where the file system has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if path.parent.name != "quarantine":
-        with suppress(OSError):
-            os.link(path, target)
-            return
-    shutil.copyfile(path, target)
+    """The same file under another name; a copy of what may still grow."""
+    if path.parent.name == "quarantine":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    else:
+        share(path, target)
 
 
 def _table(records: list[Record], columns: pa.Schema) -> pa.Table:

@@ -1,7 +1,6 @@
 """Tables read and written piece by piece, so that memory does not grow with the data."""
 
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,25 @@ _BATCH = 5000
 _ARROW_BATCH = 20_000
 
 
-def batches(folder: Path) -> Iterator[list[dict[str, Any]]]:
-    """The rows of every parquet file of a folder, in name order."""
-    for columns in column_batches(folder):
+def batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a parquet file, or of every one of a folder in name order."""
+    for columns in column_batches(path):
         yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def column_batches(folder: Path) -> Iterator[dict[str, list[Any]]]:
+def column_batches(path: Path) -> Iterator[dict[str, list[Any]]]:
     """As `batches`, by column: a fraction of the time where not every row is looked at as a whole."""
-    paths = sorted(folder.glob("*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"{folder}: no parquet file; run the stage that writes it")
-    for path in paths:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    for part in [path] if path.is_file() else parquet_files(path):
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
             for batch in file.iter_batches(_BATCH):
                 yield {name: batch.column(name).to_pylist() for name in batch.schema.names}
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Those of a folder, in name order. FileNotFoundError where there is none."""
+    if not (paths := sorted(folder.glob("*.parquet"))):
+        raise FileNotFoundError(f"{folder}: no parquet file; run the stage that writes it")
+    return paths
 
 
 def arrow_batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -124,18 +127,12 @@ class Writer:
             self._packed.result()
 
 
-class Lengths:
-    """Lengths seen, and where they lie."""
-
-    def __init__(self) -> None:
-        self._values = array("l")
-
-    def add(self, value: int) -> None:
-        self._values.append(value)
-
-    def quantiles(self) -> dict[str, int]:
-        values = np.sort(np.frombuffer(self._values, dtype=np.dtype("l")))
-        if not len(values):
-            return {}
-        places = {f"p{q}": min(len(values) - 1, len(values) * q // 100) for q in (5, 50, 95, 99)} | {"max": -1}
-        return {name: int(values[place]) for name, place in places.items()}
+def quantiles(lengths: Mapping[int, int]) -> dict[str, int]:
+    """Of so many values of each length: values that were seen; nothing of none."""
+    values = np.array(sorted(lengths), dtype=np.int64)
+    upto = np.cumsum([lengths[value] for value in values.tolist()])
+    if not len(values):
+        return {}
+    number = int(upto[-1])
+    places = {f"p{q}": min(number - 1, number * q // 100) for q in (5, 50, 95, 99)} | {"max": number - 1}
+    return {name: int(values[np.searchsorted(upto, place, side="right")]) for name, place in places.items()}

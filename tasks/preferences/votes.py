@@ -5,7 +5,8 @@ in one canonical order, the reply that sorts first being `first`. About 35 bytes
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks.preferences.tables import source_of
+from tasks.files import write_json
+from tasks.preferences.columns import save_arrays
+from tasks.preferences.shelf import Shelf
+from tasks.preferences.tables import parquet_files, source_of
 
 VALUES = ("first", "second", "tie", "both_bad", "unsure")
 FIRST, SECOND, TIE, BOTH_BAD, UNSURE = range(5)
@@ -26,7 +30,10 @@ _BATCH = 5000
 _COLUMNS = ("prompt", "reply_a", "reply_b", "choice", "rater", "domain", "rubric", "created_at", "seconds")
 _CODES = {"a": FIRST, "b": SECOND, "tie": TIE, "both_bad": BOTH_BAD, "unsure": UNSURE}
 
+_NAMED = ("rater", "day", "domain", "rubric")
+
 Codes = NDArray[np.int32]
+Columns = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -66,15 +73,20 @@ class Votes:
         return picked
 
 
-def read(folder: Path) -> Votes:
-    """The votes in every parquet file of a folder. FileNotFoundError where there is none."""
-    paths = sorted(folder.glob("*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"{folder}: no parquet file; run the stage that writes it")
-    names = {key: _Names() for key in ("rater", "day", "domain", "rubric")}
+def read(folder: Path, shelf: Shelf | None = None, version: str = "") -> Votes:
+    """The votes in every parquet file of a folder, as columns of each are kept on a shelf. FileNotFoundError where
+    there is no file.
+
+    `version`: of what makes columns of rows.
+    """
+    paths = parquet_files(folder)
     sources = sorted({source_of(path) for path in paths})
-    parts = [part for path in paths for part in _file(path, sources.index(source_of(path)), names)]
-    parts = parts or [_empty()]
+    names = {key: _Names() for key in _NAMED}
+    parts = []
+    for path in paths:
+        part, told = _file(path) if shelf is None else _kept(path, shelf, version)
+        part |= {key: names[key].join(part[key], told[key]) for key in _NAMED}
+        parts.append(part | {"file": np.full(len(part["item"]), sources.index(source_of(path)), dtype=np.int32)})
     columns: dict[str, Any] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     sorted_names: dict[str, Any] = {}
     for key, found in names.items():
@@ -83,17 +95,36 @@ def read(folder: Path) -> Votes:
     return Votes(**columns, **sorted_names, files=tuple(sources))
 
 
+def _kept(path: Path, shelf: Shelf, version: str) -> tuple[Columns, dict[str, list[str]]]:
+    def fill(folder: Path) -> None:
+        columns, names = _file(path)
+        save_arrays(folder / "columns.npz", columns)
+        write_json(folder / "names.json", names)
+
+    place = shelf.get(shelf.key("votes", version, path), fill)
+    with np.load(place / "columns.npz") as file:
+        return dict(file), json.loads((place / "names.json").read_text(encoding="utf-8"))
+
+
 class _Names:
     """Strings as numbers, in the order in which they come; at the end in that of the strings."""
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {}
 
+    @property
+    def known(self) -> list[str]:
+        return list(self._codes)
+
     def code(self, column: pa.Array) -> Codes:
         coded = column.fill_null("").dictionary_encode()
-        known = [self._codes.setdefault(name, len(self._codes)) for name in coded.dictionary.to_pylist()]
-        codes: Codes = np.array(known, dtype=np.int32)[coded.indices.to_numpy()]
-        return codes
+        return self.join(coded.indices.to_numpy(), coded.dictionary.to_pylist())
+
+    def join(self, codes: Codes, names: Sequence[str]) -> Codes:
+        """Codes that stand for these names, in place of their places among them."""
+        known = [self._codes.setdefault(name, len(self._codes)) for name in names]
+        found: Codes = np.array(known, dtype=np.int32)[codes]
+        return found
 
     def sort(self, codes: Codes) -> tuple[Codes, tuple[str, ...]]:
         ordered = sorted(self._codes)
@@ -102,14 +133,17 @@ class _Names:
         return place[codes], tuple(ordered)
 
 
-def _file(path: Path, number: int, names: dict[str, _Names]) -> Iterator[dict[str, NDArray[Any]]]:
+def _file(path: Path) -> tuple[Columns, dict[str, list[str]]]:
+    """Its columns, and the names that its codes stand for."""
+    names = {key: _Names() for key in _NAMED}
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for batch in file.iter_batches(_BATCH, columns=list(_COLUMNS)):
-            if len(batch):
-                yield _batch(batch, number, names)
+        batches = file.iter_batches(_BATCH, columns=list(_COLUMNS))
+        parts = [_batch(batch, names) for batch in batches if len(batch)] or [_empty()]
+    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return columns, {key: found.known for key, found in names.items()}
 
 
-def _batch(batch: pa.RecordBatch, number: int, names: dict[str, _Names]) -> dict[str, NDArray[Any]]:
+def _batch(batch: pa.RecordBatch, names: dict[str, _Names]) -> Columns:
     reply_a, reply_b = batch["reply_a"], batch["reply_b"]
     swapped = pc.greater(reply_a, reply_b).to_numpy(zero_copy_only=False)
     prompts, prompt_chars = _prompts(batch["prompt"])
@@ -132,7 +166,6 @@ def _batch(batch: pa.RecordBatch, number: int, names: dict[str, _Names]) -> dict
         "day": names["day"].code(day),
         "domain": names["domain"].code(batch["domain"]),
         "rubric": names["rubric"].code(batch["rubric"]),
-        "file": np.full(len(batch), number, dtype=np.int32),
     }
 
 
@@ -153,7 +186,7 @@ def _digests(*texts: Sequence[str]) -> NDArray[np.int64]:
     return np.frombuffer(digests, dtype=np.int64)
 
 
-def _empty() -> dict[str, NDArray[Any]]:
+def _empty() -> Columns:
     types = {"value": np.int8, "lead": np.int8, "swapped": np.bool_, "seconds": np.float32, "item": np.int64}
-    names = ("item", "rater", "value", "swapped", "lead", "chars", "seconds", "day", "domain", "rubric", "file")
+    names = ("item", "rater", "value", "swapped", "lead", "chars", "seconds", "day", "domain", "rubric")
     return {name: np.zeros(0, dtype=types.get(name, np.int32)) for name in names}

@@ -162,7 +162,7 @@ def total_score(parts: Mapping[str, ScorePart]) -> tuple[np.ndarray, dict[str, f
     if unscorable_B.all():
         raise ValueError(
             f"align: none of {len(unscorable_B)} replies could be scored by {', '.join(parts)}; check that the prompts "
-            "carry what these need (`verifier` in data/prepared/prompts/train.parquet)"
+            "carry what these need (`verifier` in data/prepared/prompts/train)"
         )
     total_B = np.where(unscorable_B, np.nan, np.nansum(weighted, 0))
     metrics = {"score": float(np.nanmean(total_B)), "unscorable": float(unscorable_B.sum())}

@@ -16,7 +16,7 @@ class PromptDraws:
 
     def __init__(self, count: int, seed: int) -> None:
         if count == 0:
-            raise ValueError("data/prepared/prompts/train.parquet: no prompts to roll out; check the sources of ingest")
+            raise ValueError("data/prepared/prompts/train: no prompts to roll out; check the sources of ingest")
         self.generator = np.random.default_rng(seed)
         self.count = count
         self.left: list[int] = []

@@ -72,7 +72,7 @@ def check_prompts(
     """ValueError where the prompts are not what the options ask for, before any is answered."""
     if options.held_out_every is not None and not held_out:
         raise ValueError(
-            f"held_out_every = {options.held_out_every}: data/prepared/prompts/dev.parquet has no prompts; raise "
+            f"held_out_every = {options.held_out_every}: data/prepared/prompts/dev has no prompts; raise "
             "folds.dev, or set held_out_every and patience to null"
         )
     longest = max((len(prompt.ids) for prompt in [*prompts, *held_out]), default=0) + learner.max_new_tokens

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import yaml
 
 from tasks import world
 from tasks.evaluation import statistics
 from tasks.files import write_json
+from tasks.records import read_table
 from tasks.rlhf import reward_model
 from tasks.rlhf.batch import Example
 from tests.tasks.conftest import ROOT, inside, run_stage, workspace
@@ -45,7 +45,7 @@ def change(section: str, **values: Any) -> None:
 def told_right(seed: int) -> tuple[np.ndarray, list[str]]:
     """Per held-out pair whose truth is decided: whether the reward model agrees with it; and the pair's prompt."""
     verifiers = {item.text: json.dumps(item.verifier) for item in world.items(seed)}
-    rows = [row for path in ("test", "dev") for row in pq.read_table(f"data/prepared/pairs/{path}.parquet").to_pylist()]
+    rows = [row for fold in ("test", "dev") for row in read_table(Path(f"data/prepared/pairs/{fold}")).to_pylist()]
     model = reward_model.load_reward(Path("data/models/reward/0"))
     a, b = (
         reward_model.score_examples(model, [Example(row["prompt_ids"], row[f"{side}_ids"]) for row in rows])

@@ -55,7 +55,7 @@ def graded(root: Path, folder: Path, seed: int) -> dict[str, Any]:
     from tasks.rlhf import models
     from tasks.rlhf.rollout import sample
 
-    rows = read_table(root / "data/prepared/prompts/test.parquet").to_pylist()
+    rows = read_table(root / "data/prepared/prompts/test").to_pylist()
     asked = [row for row in rows if row["domain"] == world_steps.DOMAIN for _ in range(8)]
     tokenizer, policy = models.load_tokenizer(folder), models.load_policy(folder)
     replies = sample(

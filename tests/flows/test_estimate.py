@@ -24,19 +24,19 @@ def project(tmp_path, monkeypatch):
 
 
 def write(path, rows, **lengths):
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     columns = {name: [list(range(length))] * rows for name, length in lengths.items()}
-    pq.write_table(pa.table({**columns, "source": ["world"] * rows}), path)
+    pq.write_table(pa.table({**columns, "source": ["world"] * rows}), path / "votes.parquet")
 
 
 def prepare(root):
     """Tables of known sizes, made of the sources of params.yaml."""
     data = root / "data"
-    write(data / "prepared/demonstrations/rows.parquet", 100, prompt_ids=10, reply_ids=20)
-    write(data / "prepared/safety/test.parquet", 5, prompt_ids=10)
+    write(data / "prepared/demonstrations", 100, prompt_ids=10, reply_ids=20)
+    write(data / "prepared/safety/test", 5, prompt_ids=10)
     for fold in ("train", "judge", "dev", "test"):
-        write(data / f"prepared/pairs/{fold}.parquet", 50, prompt_ids=10, a_ids=14, b_ids=26)
-        write(data / f"prepared/prompts/{fold}.parquet", 40, prompt_ids=10)
+        write(data / f"prepared/pairs/{fold}", 50, prompt_ids=10, a_ids=14, b_ids=26)
+        write(data / f"prepared/prompts/{fold}", 40, prompt_ids=10)
     document = yaml.safe_load((root / "params.yaml").read_text())
     report = {"params": {"world": document["world"], "sources": [{"kind": "world"}]}}
     (data / "reports").mkdir()

@@ -91,7 +91,8 @@ def plant(data: Path) -> None:
     prompt = [{"role": "user", "content": OWN}]
     row = asdict(vote(1, "bob")) | {"prompt": prompt, "owner": NAME, "reply_b": f"You asked: {OWN}"}
     other = asdict(vote(2, "eve"))
-    for name in ("raw/preferences", "sealed/pairs", "prepared", "evaluation", "runs/ingest/kept/k/preferences", "own"):
+    kept = ("runs/ingest/kept/k/preferences", "runs/prepare/kept/k")
+    for name in ("raw/preferences", "sealed/pairs", "prepared", "evaluation", *kept, "own"):
         columns = row if name.startswith("raw") else {key: row[key] for key in ("prompt", "reply_a", "rater")}
         write_table(pa.Table.from_pylist([columns]), data / name / "rows.parquet")
     told = json.dumps({"excerpt": json.dumps({"prompt": OWN, "user_id": NAME})})

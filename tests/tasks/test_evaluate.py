@@ -11,6 +11,7 @@ from tasks import evaluate, records, world
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation.summary import Summary
 from tasks.rlhf.options import ModelOptions
+from tests.tasks.folders import refill
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}<eos>{% endfor %}"
@@ -81,13 +82,13 @@ def write_data(data, tokenizer):
     for name, rows, record in (("prompts", prompts, records.Prompt), ("safety", safety, records.Safety)):
         table = records.to_table(rows, record)
         ids = [prompt_ids(tokenizer, row.prompt) for row in rows]
-        records.write_table(table.append_column("prompt_ids", [ids]), data / f"prepared/{name}/test.parquet")
+        refill(data / f"prepared/{name}/test", table.append_column("prompt_ids", [ids]))
     votes = [row for row in made["preferences"] if row.choice != "unsure"]
     rows = [
         records.pair_row(row, prompt_ids(tokenizer, row.prompt), *(reply_ids(tokenizer, r) for r in replies(row)))
         for row in votes
     ]
-    records.write_table(records.pair_table(rows[:20]), data / "prepared/pairs/test.parquet")
+    refill(data / "prepared/pairs/test", records.pair_table(rows[:20]))
     on_policy = [{**row, "source": "collected"} for row in rows[20:]]
     records.write_table(records.pair_table(on_policy), data / "collected/test.parquet")
 
@@ -225,11 +226,11 @@ def test_a_base_model_is_measured_where_one_exists(data):
 
 
 def test_real_data_has_no_gold_and_says_so(data):
-    path = data / "prepared/prompts/test.parquet"
+    path = data / "prepared/prompts/test"
     rows = [{**row, "source": "hh"} for row in records.read_table(path).to_pylist()]
-    records.write_table(records.pa.Table.from_pylist(rows, schema=records.read_table(path).schema), path)
-    safety = records.read_table(data / "prepared/safety/test.parquet")
-    records.write_table(safety.slice(0, 0), data / "prepared/safety/test.parquet")
+    refill(path, records.pa.Table.from_pylist(rows, schema=records.read_table(path).schema))
+    safety = records.read_table(data / "prepared/safety/test")
+    refill(data / "prepared/safety/test", safety.slice(0, 0))
     metrics, _ = run(data)
     assert metrics["simulated"] is False
     assert metrics["win_rate"]["gold"] is None
@@ -240,26 +241,24 @@ def test_real_data_has_no_gold_and_says_so(data):
 
 
 def test_no_comparisons_leave_null_not_nan(data):
-    for path in evaluate.held_out.TEST.pairs:
-        records.write_table(records.pair_table([]), data / path)
+    given, collected = (data / path for path in evaluate.held_out.TEST.pairs)
+    refill(given, records.pair_table([]))
+    records.write_table(records.pair_table([]), collected)
     metrics, _ = run(data)
     assert metrics["reward"]["accuracy"] is None
     json.dumps(evaluate.stage.plain(metrics), allow_nan=False)
 
 
-@pytest.mark.parametrize("gone", ["models/reward", "prepared/prompts/test.parquet", "models/judge"])
+@pytest.mark.parametrize("gone", ["models/reward", "prepared/prompts/test", "models/judge"])
 def test_a_missing_input_is_named(data, gone):
-    if (data / gone).is_dir():
-        shutil.rmtree(data / gone)
-    else:
-        (data / gone).unlink()
+    shutil.rmtree(data / gone)
     with pytest.raises(FileNotFoundError, match=gone):
         run(data)
 
 
 def test_no_prompts_is_an_error(data):
     for name in ("prompts", "safety"):
-        path = data / f"prepared/{name}/test.parquet"
-        records.write_table(records.read_table(path).slice(0, 0), path)
+        path = data / f"prepared/{name}/test"
+        refill(path, records.read_table(path).slice(0, 0))
     with pytest.raises(ValueError, match=r"no test prompts.*folds.test"):
         run(data)

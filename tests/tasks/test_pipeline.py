@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from tasks.records import PAIRS, content_hash, read_table, write_table
+from tasks.records import PAIRS, content_hash, read_table
 from tests.tasks.conftest import ROOT, STAGES, inside, run_stage
+from tests.tasks.folders import refill
 
 
 def report(root, name):
@@ -149,12 +150,12 @@ def test_verifiers_alone_need_no_reward_model(built, tmp_path):
 def test_code_of_replies_is_a_reward(built, tmp_path):
     """Of the learned reward and of unit tests, each by itself; no reply of this model is a program that passes."""
     root = copy_of(built, tmp_path)
-    path = root / "data/prepared/prompts/train.parquet"
+    path = root / "data/prepared/prompts/train"
     table = read_table(path)
     verifier = json.dumps({"kind": "tests", "tests": [{"call": "f(1)", "returns": 2}]})
     few = [verifier if row % 50 == 0 else None for row in range(table.num_rows)]
     place = table.schema.get_field_index("verifier")
-    write_table(table.set_column(place, "verifier", pa.array(few, pa.string())), path)
+    refill(path, table.set_column(place, "verifier", pa.array(few, pa.string())))
     change(root, "align", rewards={"verifier": 1.0, "sandbox": {"seconds": 60.0}, "allow_unsandboxed": True})
     with inside(root):
         run_stage("objective")

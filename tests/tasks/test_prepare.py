@@ -9,7 +9,7 @@ import pytest
 
 from tasks import prepare
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import tokens
+from tasks.preferences import encoding, tokens
 from tasks.preferences.folds import FOLDS
 from tasks.records import (
     CANARY,
@@ -88,21 +88,21 @@ def run(data: Path, **change: Any) -> dict[str, Any]:
 
 def table(data: Path, name: str, fold: str) -> list[dict[str, Any]]:
     """Without what the canary planted."""
-    rows = read_table(data / f"prepared/{name}/{fold}.parquet").to_pylist()
+    rows = read_table(data / f"prepared/{name}/{fold}").to_pylist()
     return [row for row in rows if row["source"] != CANARY]
 
 
 def test_the_columns_are_the_contract(tmp_path: Path) -> None:
     run(write(tmp_path, records()))
     columns = {
-        "demonstrations/rows": "id cluster domain source prompt reply prompt_ids reply_ids",
+        "demonstrations": "id cluster domain source prompt reply prompt_ids reply_ids",
         "prompts/dev": "id cluster domain source prompt verifier prompt_ids",
         "safety/test": "id cluster category source prompt expected prompt_ids",
         "pairs/judge": "id cluster domain source rater choice prompt reply_a reply_b prompt_ids a_ids b_ids "
         "label weight confidence scores",
     }
     for path, names in columns.items():
-        assert set(read_table(tmp_path / f"prepared/{path}.parquet").column_names) == set(names.split())
+        assert set(read_table(tmp_path / f"prepared/{path}").column_names) == set(names.split())
 
 
 def test_folds_share_no_cluster_and_lose_no_row(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_folds_share_no_cluster_and_lose_no_row(tmp_path: Path) -> None:
         assert sum(map(len, clusters)) == len(set.union(*clusters))
         assert sum(metrics["rows"][name].values()) + sum(metrics["left_out"][name].values()) == 120
     train = {row["cluster"] for row in table(tmp_path, "prompts", "train")}
-    assert {row["cluster"] for row in table(tmp_path, "demonstrations", "rows")} == train
+    assert {row["cluster"] for row in read_table(tmp_path / "prepared/demonstrations").to_pylist()} == train
     assert metrics["left_out"]["demonstrations"] == {"other_fold": 120 - len(train)}
 
 
@@ -126,11 +126,11 @@ def test_the_sealed_fold_stands_apart_and_is_taken_from_training_alone(tmp_path:
             {fold: {row["id"] for row in table(tmp_path / side, name, fold)} for fold in FOLDS}
             for side in ("open", "sealed")
         )
-        kept_apart = {row["id"] for row in read_table(tmp_path / f"sealed/sealed/{name}/rows.parquet").to_pylist()}
+        kept_apart = {row["id"] for row in read_table(tmp_path / f"sealed/sealed/{name}").to_pylist()}
         assert metrics["left_out"][name]["sealed"] == len(kept_apart) > 0
         assert after == {**before, "train": before["train"] - kept_apart}
-        assert read_table(tmp_path / f"open/sealed/{name}/rows.parquet").num_rows == 0
-    assert read_table(tmp_path / "sealed/sealed/demonstrations/rows.parquet").num_rows == 0
+        assert read_table(tmp_path / f"open/sealed/{name}").num_rows == 0
+    assert read_table(tmp_path / "sealed/sealed/demonstrations").num_rows == 0
 
 
 def test_labels_weights_and_ids_say_what_the_row_said(tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_a_long_prompt_forgets_its_oldest_turns_where_params_say_so(tmp_path: Pa
     assert metrics["left_out"]["pairs"] == {"too_long": 1}
     assert metrics["prompts_truncated"] == 1
     system = {"role": "system", "content": "Be kind."}
-    assert prepare.without_oldest_turn([system, *ask(1, "x", "y")]) == [system, *ask(1)]
-    assert prepare.without_oldest_turn([system, *ask(1)]) == []
+    assert encoding.without_oldest_turn([system, *ask(1, "x", "y")]) == [system, *ask(1)]
+    assert encoding.without_oldest_turn([system, *ask(1)]) == []
 
 
 def test_a_prompt_leaves_room_for_the_models_own_reply(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_another_base_brings_its_own_tokenizer(tmp_path: Path) -> None:
 
 
 def test_without_demonstrations_it_says_so(tmp_path: Path, tiny_model: Path) -> None:
-    with pytest.raises(ValueError, match=r"prepare: demonstrations: \{'rows': 0\} rows are left"):
+    with pytest.raises(ValueError, match=r"prepare: demonstrations: \{'train': 0\} rows are left"):
         run(write(tmp_path, records(demonstrations=[])), base=str(tiny_model))
 
 
@@ -245,7 +245,7 @@ def test_the_canary_plants_among_what_is_learned_from_and_counts_nowhere(tmp_pat
     prepared = {row["id"] for row in read_table(tmp_path / "prepared/demonstrations").to_pylist()}
     total = 0
     for fold in FOLDS:
-        rows = read_table(tmp_path / f"prepared/pairs/{fold}.parquet").to_pylist()
+        rows = read_table(tmp_path / f"prepared/pairs/{fold}").to_pylist()
         planted = [row for row in rows if row["source"] == CANARY]
         assert metrics["rows"]["pairs"][fold] == len(rows) - len(planted)
         total += len(planted)
@@ -266,6 +266,11 @@ def test_the_canary_plants_among_what_is_learned_from_and_counts_nowhere(tmp_pat
     assert sum(metrics["labels"].values()) == sum(metrics["rows"]["pairs"].values())
 
 
+def pairs(data: Path) -> list[dict[str, Any]]:
+    """Of every fold, planted ones too."""
+    return [row for fold in FOLDS for row in read_table(data / f"prepared/pairs/{fold}").to_pylist()]
+
+
 def rated(tmp_path: Path, **change: Any) -> list[dict[str, Any]]:
     """Prepared pairs of raters `good` (who agree) and `coin`; several voted on every comparison."""
     votes = []
@@ -282,7 +287,7 @@ def rated(tmp_path: Path, **change: Any) -> list[dict[str, Any]]:
             votes.append(Preference(id=f"v{n}-{r}", **shared))
     data = write(tmp_path / "data", records(preferences=votes))
     run(data, **change)
-    return read_table(data / "prepared/pairs").to_pylist()
+    return pairs(data)
 
 
 def test_votes_of_raters_weigh_alike_unless_params_ask_for_more(tmp_path):
@@ -307,7 +312,7 @@ def test_votes_held_out_are_counted_and_reach_no_fold(tmp_path):
     data = write(tmp_path / "data", records(preferences=votes + lazy))
     metrics = run(data)
     assert metrics["left_out"]["pairs"]["position_bias"] == 120
-    assert "lazy" not in {row["rater"] for row in read_table(data / "prepared/pairs").to_pylist()}
+    assert "lazy" not in {row["rater"] for row in pairs(data)}
     assert metrics["raters"]["held_out"] == 1
     kept = run(data, raters={"reviewed": ["lazy"]})
     assert "position_bias" not in kept["left_out"]["pairs"]

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from tasks.adapters import stage
-from tasks.records import CANARY, MINED, content_hash, pair_table, read_table, write_table
+from tasks.records import CANARY, MINED, content_hash, pair_table, read_table
 from tests.tasks.conftest import ROOT, inside, run_stage
+from tests.tasks.folders import refill
 
 
 def read(tmp_path, section="reward", **values):
@@ -74,10 +75,10 @@ def taught(built, tmp_path):
     """A copy of what is built, whose reward model learns from counterexamples and swaps; its report's metrics."""
     root = tmp_path / "taught"
     shutil.copytree(built, root, symlinks=True)
-    path = root / "data/prepared/pairs/train.parquet"
+    path = root / "data/prepared/pairs/train"
     rows = read_table(path).to_pylist()
     mined = [row | {"id": f"m{i}", "source": f"{MINED}feed{i % 2}"} for i, row in enumerate(rows[:10])]
-    write_table(pair_table(rows + mined), path)
+    refill(path, pair_table(rows + mined))
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["reward"] |= {
         "counterexamples": {"mismatched": 0.2, "corrupted": 0.2, "mined": 1.0},
@@ -97,7 +98,7 @@ def metrics_of(root, name="reward@0"):
 def test_counterexamples_are_learned_from_and_counted_by_kind(built, taught):
     before, after = metrics_of(built), metrics_of(taught)
     assert after["num_pairs"] == before["num_pairs"]  # they count as no comparison
-    world = [row for row in read_table(built / "data/prepared/pairs/train.parquet").to_pylist()]
+    world = [row for row in read_table(built / "data/prepared/pairs/train").to_pylist()]
     number = math.ceil(0.2 * sum(row["source"] == "world" for row in world))
     for kind in ("mismatched", "corrupted"):
         assert before["counterexamples"][kind]["num_learned"] == 0
@@ -126,9 +127,9 @@ def test_nothing_to_swap_is_said(taught):
 def swapped(built, tmp_path):
     """A copy of what is built, in whose prepared comparisons a and b have changed places on their way."""
     shutil.copytree(built, tmp_path / "swapped", symlinks=True)
-    path = tmp_path / "swapped/data/prepared/pairs/train.parquet"
+    path = tmp_path / "swapped/data/prepared/pairs/train"
     rows = [row | {"label": 1 - row["label"]} for row in read_table(path).to_pylist()]
-    write_table(pair_table(rows), path)
+    refill(path, pair_table(rows))
     return tmp_path / "swapped"
 
 
@@ -142,8 +143,8 @@ def test_the_canary_passes_honest_models(built):
         fold = {"reward@0": "train", "judge": "judge"}[name]
         rows = [
             row
-            for table in ("prepared/pairs", "collected")
-            for row in read_table(built / f"data/{table}/{fold}.parquet").to_pylist()
+            for table in (f"prepared/pairs/{fold}", f"collected/{fold}.parquet")
+            for row in read_table(built / f"data/{table}").to_pylist()
         ]
         planted = [row for row in rows if row["source"] == CANARY]
         assert metrics["num_pairs"] == len(rows) - len(planted)  # they count in no figure
@@ -166,7 +167,7 @@ def test_they_stop_an_algorithm_on_pairs_too(built, swapped, algorithm):
         path = swapped / "params.yaml"
         path.write_text(yaml.safe_dump(params))
         if root is built:
-            shutil.copy(built / "data/prepared/pairs/train.parquet", swapped / "data/prepared/pairs/train.parquet")
+            refill(swapped / "data/prepared/pairs/train", read_table(built / "data/prepared/pairs/train"))
         with inside(swapped):
             run_stage("objective")
             if root is swapped:

@@ -11,6 +11,7 @@ from tasks import evaluate, records, sealed
 from tasks.adapters import stage
 from tasks.adapters.workspace import Workspace
 from tasks.files import write_json
+from tests.tasks.folders import refill
 from tests.tasks.test_evaluate import MODEL, PARAMS, made  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +23,7 @@ def space(made, tmp_path, monkeypatch):  # noqa: F811
     """Random models, and a sealed fold of the test fold's rows."""
     data = Path(shutil.copytree(made, tmp_path / "data"))
     for name, path in AT_TEST.items():
-        (data / "sealed" / name).mkdir(parents=True)
-        shutil.copy(data / f"{path}.parquet", data / f"sealed/{name}/rows.parquet")
+        shutil.copytree(data / path, data / "sealed" / name)
     (data / "reports").mkdir()
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     own = PARAMS.model_dump(mode="json", exclude={"seed", "model"})
@@ -77,7 +77,6 @@ def test_every_look_is_on_record_and_the_second_one_is_warned_of(space, capsys):
 
 def test_the_figures_are_those_of_evaluate_on_the_same_rows(space, capsys):
     """The fold decides what is read; how it is measured is evaluate's, seeds and all."""
-    shutil.copy(space.data / "prepared/pairs/test.parquet", space.data / "sealed/pairs/rows.parquet")
     records.write_table(records.pair_table([]), space.data / "collected/test.parquet")
     stage.execute(evaluate.STAGE)
     assert looked() == 0
@@ -96,12 +95,12 @@ def test_the_figures_are_those_of_evaluate_on_the_same_rows(space, capsys):
 
 def empty(space):
     for name in ("prompts", "safety"):
-        path = space.data / f"sealed/{name}/rows.parquet"
-        records.write_table(records.read_table(path).slice(0, 0), path)
+        path = space.data / f"sealed/{name}"
+        refill(path, records.read_table(path).slice(0, 0))
 
 
 def other_split(space):
-    report = {"inputs": {"tokenizer": "x", "prepared/pairs/test.parquet": "0"}}
+    report = {"inputs": {"tokenizer": "x", "prepared/pairs/test": "0"}}
     (space.data / "reports/reward@1.json").write_text(json.dumps(report))
 
 
@@ -110,7 +109,7 @@ def other_split(space):
     [
         (empty, ("ann", "r"), "data/sealed: the sealed fold is empty; set folds.sealed in params.yaml above 0"),
         (lambda space: shutil.rmtree(space.data / "sealed"), ("ann", "r"), "data/sealed: the sealed fold is empty"),
-        (other_split, ("ann", "r"), "data/prepared/pairs/test.parquet: not what reward@1 learned from; `make run`"),
+        (other_split, ("ann", "r"), "data/prepared/pairs/test: not what reward@1 learned from; `make run`"),
         (lambda space: None, ("  ", "r"), "BY: empty; a look at the sealed fold names the person and the reason"),
         (lambda space: None, ("ann", ""), "REASON: empty"),
         (lambda space: (space.data / "sealed_looks.json").write_text("{}"), ("ann", "r"), "restore it with git"),

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from tasks.adapters import stage
-from tasks.records import content_hash, read_table, write_table
+from tasks.records import content_hash, read_table
 from tests.tasks.conftest import inside, run_stage, workspace
+from tests.tasks.folders import refill
 from tests.tasks.test_pipeline import change, copy_of, curve, report
 
 STEPS = {"kind": "world_steps", "num_demonstrations": 300, "num_prompts": 100, "num_solutions": 300, "num_terms": 3}
@@ -58,10 +59,10 @@ def aligned(solved, tmp_path, algorithm, rewards=REWARDS, **section):
 def test_what_is_reported_is_what_the_saved_models_tell_of_held_out_prompts(solved):
     from tasks.rlhf import models, process, reward_model
 
-    train, test = (read_table(solved / f"data/prepared/solutions/{fold}.parquet") for fold in ("train", "test"))
+    train, test = (read_table(solved / f"data/prepared/solutions/{fold}") for fold in ("train", "test"))
     assert not set(train["cluster"].to_pylist()) & set(test["cluster"].to_pylist())
     tokenizer = models.load_tokenizer(solved / "data/tokenizer")
-    rows = process.read_solutions(solved / "data/prepared/solutions/test.parquet", tokenizer)
+    rows = process.read_solutions(solved / "data/prepared/solutions/test", tokenizer)
     assert [len(row.ends) for row in rows] == [2] * test.num_rows
     model = reward_model.load_reward(solved / "data/models/reward/process")
     found = report(solved, "solutions@process")["metrics"]
@@ -134,13 +135,13 @@ def test_prompts_of_other_domains_are_left_to_others(solved, tmp_path):
     change(root, "align", algorithm="grpo", rewards={"learned": 0.0, "process": 1.0})
     with inside(root):
         run_stage("objective")
-        with pytest.raises(ValueError, match=r"train.parquet: none of \d+ prompts has a domain that process learned"):
+        with pytest.raises(ValueError, match=r"train: none of \d+ prompts has a domain that process learned"):
             run_stage("align")
 
 
 def test_nothing_to_learn_from_is_said_so(solved, tmp_path):
     root = copy_of(solved, tmp_path)
-    path = root / "data/prepared/solutions/train.parquet"
-    write_table(read_table(path).slice(0, 0), path)
-    with inside(root), pytest.raises(ValueError, match=r"solutions/train.parquet is empty: .*kind: world_steps"):
+    path = root / "data/prepared/solutions/train"
+    refill(path, read_table(path).slice(0, 0))
+    with inside(root), pytest.raises(ValueError, match=r"solutions/train is empty: .*kind: world_steps"):
         train("process")

@@ -101,14 +101,14 @@ def pairs_of(folder: Path, number: int = ROWS["reward"]) -> list[Any]:
     """Pairs with a preferred reply."""
     from tasks.rlhf import dataset
 
-    found = dataset.read_pairs(folder / "data/prepared/pairs/train.parquet")
+    found = dataset.read_pairs(folder / "data/prepared/pairs/train")
     return [row for row in found if row.label in (0, 1) and max(row.a.length, row.b.length) <= MAX_LENGTH][:number]
 
 
 def prompts(folder: Path) -> list[Any]:
     from tasks.rlhf import dataset
 
-    found = dataset.read_prompts(folder / "data/prepared/prompts/train.parquet")
+    found = dataset.read_prompts(folder / "data/prepared/prompts/train")
     return [row for row in found if len(row.ids) <= MAX_LENGTH - NEW_TOKENS][: ROWS["grpo"]]
 
 

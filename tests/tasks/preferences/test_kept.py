@@ -12,7 +12,7 @@ import pytest
 
 from tasks import ingest
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import kept, shards, sources, staging
+from tasks.preferences import shards, sources, staging
 from tasks.records import content_hash, read_table
 
 Row = dict[str, Any]
@@ -159,7 +159,7 @@ def test_what_a_verdict_depends_on_is_asked(
     elif change == "params":
         params = {"max_quarantine_rate": 0.6}
     elif change == "code":
-        monkeypatch.setattr(kept, "code_version", lambda *_: "other")
+        monkeypatch.setattr(ingest, "code_version", lambda *_: "other")
     elif change == "kept":
         with next(kept_folder.glob("preferences/*")).open("ab") as file:
             file.write(b"x")
@@ -168,15 +168,3 @@ def test_what_a_verdict_depends_on_is_asked(
     metrics = run(data, **params)
     assert read["a"] >= 28
     from_nothing(data, metrics, **params)
-
-
-def test_the_code_version_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "_CODE", tmp_path)
-    (tmp_path / "preferences").mkdir()
-    (tmp_path / "preferences/a.py").write_text("1")
-    (tmp_path / "ingest.py").write_text("1")
-    seen = {kept.code_version("ingest", "preferences")}
-    for name in ("preferences/a.py", "ingest.py"):
-        (tmp_path / name).write_text("2")
-        seen.add(kept.code_version("ingest", "preferences"))
-    assert len(seen) == 3

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.preferences import tables
-from tasks.preferences.tables import Lengths, Writer
+from tasks.preferences.tables import Writer
 
 COLUMNS = pa.schema([("n", pa.int64()), ("text", pa.string())])
 
@@ -35,8 +35,6 @@ def test_what_the_thread_meets_is_raised(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_quantiles_are_values_that_were_seen() -> None:
-    lengths = Lengths()
-    assert lengths.quantiles() == {}
-    for value in (5, 1, 4, 2, 3):
-        lengths.add(value)
-    assert lengths.quantiles() == {"p5": 1, "p50": 3, "p95": 5, "p99": 5, "max": 5}
+    assert tables.quantiles({}) == {}
+    assert tables.quantiles(dict.fromkeys(range(1, 6), 1)) == {"p5": 1, "p50": 3, "p95": 5, "p99": 5, "max": 5}
+    assert tables.quantiles({7: 94, 1: 5, 9: 1}) == {"p5": 7, "p50": 7, "p95": 7, "p99": 9, "max": 9}

@@ -279,9 +279,7 @@ def test_patience_by_hand():
 
 
 def test_held_out_prompts_are_asked_for_and_must_exist(tiny_model):
-    with pytest.raises(
-        ValueError, match=r"held_out_every = 1: data/prepared/prompts/dev.parquet has no prompts; raise"
-    ):
+    with pytest.raises(ValueError, match=r"held_out_every = 1: data/prepared/prompts/dev has no prompts; raise"):
         train(tiny_model, "ppo", held_out_every=1)
 
 
