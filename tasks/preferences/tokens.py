@@ -3,6 +3,7 @@
 A reply's ids never depend on its prompt's, so prompt + reply is always the concatenation of the two.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from tasks.records import ROLES, Message
 
 PAD, EOS = "<pad>", "<eos>"
+_PARALLEL = "TOKENIZERS_PARALLELISM"
 _REMEMBERED = 4096  # encoded prompts
 # Each turn opens with its role's token; a reply ends with <eos>, also where it is history.
 TEMPLATE = (
@@ -112,12 +114,12 @@ class Encoder:
     def remember(self, replies: Iterable[str], prompts: Iterable[Sequence[Message]] = ()) -> None:
         """Encode many at once; until the next call `reply` and `prompt` know them."""
         texts = list(dict.fromkeys(replies))
-        encodings = self._content.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = _encode(self._content, texts)
         self._replies = {text: [*encoding.ids, self._end] for text, encoding in zip(texts, encodings, strict=True)}
 
         plain = [turns for turns in dict.fromkeys(map(_turns, prompts)) if not self._spells_special(turns)]
         rendered = [self._render(_messages(turns)) for turns in plain]
-        encodings = self._template.encode_batch_fast(rendered, add_special_tokens=False)
+        encodings = _encode(self._template, rendered)
         self._prompts = {turns: encoding.ids for turns, encoding in zip(plain, encodings, strict=True)}
 
     def _spells_special(self, turns: _Turns) -> bool:
@@ -147,6 +149,18 @@ class Encoder:
     @staticmethod
     def _ids(backend: Any, text: str) -> list[int]:
         return list(backend.encode(text, add_special_tokens=False).ids)
+
+
+def _encode(backend: Any, texts: list[str]) -> Any:
+    """On all threads that the process may have: the same ids, sooner. Elsewhere stages tell tokenizers not to."""
+    before = os.environ.get(_PARALLEL)
+    os.environ[_PARALLEL] = "true"
+    try:
+        return backend.encode_batch_fast(texts, add_special_tokens=False)
+    finally:
+        os.environ.pop(_PARALLEL)
+        if before is not None:
+            os.environ[_PARALLEL] = before
 
 
 def _turns(messages: Sequence[Message]) -> _Turns:
