@@ -6,9 +6,11 @@ vote: that is applied to what is kept, of which only files with such a rater are
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -109,10 +111,14 @@ class Parts:
         folders = {fold: self._folder(name, fold) for fold in {*folds, SEALED}}
         for old in (self.data / "prepared" / name, self.data / "sealed" / name):
             shutil.rmtree(old, ignore_errors=True)
+        kept, targets = [], []
         for part in parquet_files(self.data / "raw" / table.dataset):
             fill = partial(self._convert, table, part, folds)
-            kept = self.shelf.get(self.shelf.key(name, self.basis, part), fill)
-            total.add(_put(kept, {fold: folder / part.name for fold, folder in folders.items()}, table, judged))
+            kept.append(self.shelf.get(self.shelf.key(name, self.basis, part), fill))
+            targets.append({fold: folder / part.name for fold, folder in folders.items()})
+        with ThreadPoolExecutor(int(os.environ.get("PLUMBLINE_THREADS") or os.cpu_count() or 1)) as pool:
+            for counts in pool.map(partial(_put, table, judged), kept, targets):
+                total.add(counts)
         for folder in folders.values():
             if not any(folder.glob("*.parquet")):
                 write_table(table.columns.empty_table(), folder / "none.parquet")
@@ -161,45 +167,49 @@ class Parts:
         counts.write(folder / "counts.json")
 
 
-def _put(kept: Path, targets: Mapping[str, Path], table: Table, judged: Judgement) -> Counts:
+def _put(table: Table, judged: Judgement, kept: Path, targets: Mapping[str, Path]) -> Counts:
     """Hand out what is kept of a file, less what raters held out said and weighed as the others deserve."""
     counts = Counts.read(kept / "counts.json")
-    found = {kept / f"{fold}.parquet": (fold, targets[fold]) for fold in counts.rows}
-    if not counts.raters.keys() & {*judged.held_out, *judged.factors}:
-        for path, (_, target) in found.items():
-            share(path, target)
+    held_out = counts.raters.keys() & judged.held_out.keys()
+    if not held_out and not counts.raters.keys() & judged.factors.keys():
+        for fold in counts.rows:
+            share(kept / f"{fold}.parquet", targets[fold])
+        return counts
+    weights = {fold: _weigh(kept / f"{fold}.parquet", targets[fold], judged) for fold in counts.rows}
+    if not held_out:
+        counts.weights = weights
         return counts
     changed = Counts(left_out=counts.left_out, truncated=counts.truncated)
-    for rater, number in counts.raters.items():
-        if rater in judged.held_out:
-            changed.left_out[judged.held_out[rater]] += number
-    for path, (fold, target) in found.items():
-        if _weigh(path, target, judged):
-            changed.measure(target, fold, table)
+    for rater in held_out:
+        changed.left_out[judged.held_out[rater]] += counts.raters[rater]
+    for fold in counts.rows:
+        if targets[fold].exists():
+            changed.measure(targets[fold], fold, table)
     return changed
 
 
-def _weigh(path: Path, target: Path, judged: Judgement) -> int:
-    """Write the votes that count, each with what its rater is worth; how many there are."""
-    number = 0
+def _weigh(path: Path, target: Path, judged: Judgement) -> float:
+    """Write the votes that count, where there are any, each with what its rater is worth; what they weigh together."""
+    number, total = 0, 0.0
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         pq.ParquetFile(path, page_checksum_verification=True) as file,
         pq.ParquetWriter(target, file.schema_arrow, compression="zstd", write_page_checksum=True) as writer,
     ):
         for group in range(file.num_row_groups):
-            rows = file.read_row_group(group).combine_chunks()
+            rows = file.read_row_group(group)
             coded = rows["rater"].combine_chunks().dictionary_encode()
             raters, of_row = coded.dictionary.to_pylist(), coded.indices.to_numpy()
             factors = np.array([judged.factors.get(rater, 1.0) for rater in raters])[of_row]
             counts = np.array([rater not in judged.held_out for rater in raters])[of_row]
-            weights = pa.array(rows["weight"].to_numpy() * factors)
-            rows = rows.set_column(rows.schema.get_field_index("weight"), rows.schema.field("weight"), weights)
-            writer.write_table(rows.filter(pa.array(counts)))
-            number += int(counts.sum())
+            weights = rows["weight"].to_numpy() * factors
+            place = rows.schema.get_field_index("weight")
+            rows = rows.set_column(place, rows.schema.field(place), pa.array(weights))
+            writer.write_table(rows if counts.all() else rows.filter(pa.array(counts)))
+            number, total = number + int(counts.sum()), total + float(weights[counts].sum())
     if not number:
         target.unlink()
-    return number
+    return total
 
 
 def _counted(values: Any) -> dict[Any, int]:
