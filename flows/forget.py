@@ -117,8 +117,8 @@ def _remove(space: Workspace, traces: Traces, current: set[Path]) -> Iterator[st
     }
     for name, folders in places.items():
         files = (path for path in _files(folders) if path not in kept and not _is_of_a_model(path))
-        # Beside data/ lie tokenizers: a name in quotes may be a word of theirs.
-        found = [path for path in files if traces.in_file(path, quoted=name == "data")]
+        # Beside data/ lie tokenizers: a name in quotes may be a word of theirs; but not in what stages keep.
+        found = [path for path in files if traces.in_file(path, quoted=name == "data" or "kept" in path.parts)]
         for path in found:
             path.unlink()
         if found:

@@ -31,7 +31,7 @@ def count(document: Mapping[str, Any], data: Path) -> tuple[Rows, str]:
 def _is_prepared(document: Mapping[str, Any], data: Path) -> bool:
     """Whether data/prepared is there, and made of the sources that the parameters name now."""
     report = data / "reports/ingest.json"
-    if not report.is_file() or not (data / "prepared/pairs/train").is_dir():
+    if not report.is_file() or not (data / "prepared/canary.json").is_file():
         return False
     made = json.loads(report.read_text(encoding="utf-8"))["params"]
     named = document["ingest"]["sources"]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from tasks import records, world
+from tasks import chat, records, world
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import divergence, held_out
@@ -216,9 +216,7 @@ def _same(tokenizer: Any, other: Any) -> bool:
 
 
 def _prompt_ids(tokenizer: Any, prompt: Row) -> list[int]:
-    rendered = tokenizer.apply_chat_template(
-        prompt["asked"] or prompt["prompt"], tokenize=False, add_generation_prompt=True
-    )
+    rendered = chat.render(tokenizer, prompt["asked"] or prompt["prompt"])
     ids: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
     return ids
 

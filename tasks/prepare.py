@@ -30,7 +30,7 @@ from tasks.records import DATASETS, content_hash, forget_environment
 from tasks.rlhf.options import ModelOptions
 from tasks.world import WorldParams
 
-CODE = ("preferences", "records")  # what makes prepared rows, and the libraries that do
+CODE = ("chat", "preferences", "records")  # what makes prepared rows, and the libraries that do
 LIBRARIES = ("pyarrow", "tokenizers", "transformers", "jinja2")
 
 
@@ -48,6 +48,7 @@ class Params(stage.Params):
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     shares = params.folds.model_dump()
     shelf, version = Shelf(data / "runs/prepare/kept"), code_version(*CODE, libraries=LIBRARIES)
+    (data / "prepared/canary.json").unlink(missing_ok=True)  # written last: where it is, all of it is
     with tracker.phase("tokenizer"):
         tokenizer, pad_added = _tokenizer(params.model, data / "raw/demonstrations", shares)
         shutil.rmtree(data / "tokenizer", ignore_errors=True)
@@ -59,9 +60,12 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     limits = (params.model.max_length, params.reply_room, params.long_prompts)
     basis = json.dumps([version, shares, limits, content_hash(data / "tokenizer")])
     parts = Parts(data, shelf, basis, Conversion(tokens.Encoder(tokenizer), *limits), shares, tracker.phase)
+    for name in TABLES:  # what was kept of other data, before there is more
+        for key in parts.keys(name).values():
+            shelf.find(key)
+    shelf.forget()
     made = {name: parts.write(name, judged) for name in TABLES}
     planted = _plant(data, parts, made["pairs"], shares)
-    shelf.forget()
     for name in ("demonstrations", "prompts"):
         rows = _by_fold(name, made[name])
         if not all(rows.values()):

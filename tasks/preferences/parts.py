@@ -37,7 +37,10 @@ COUNTED = ("rows", "left_out", "labels", "raters")
 
 @dataclass
 class Counts:
-    """What there is to say of prepared rows; the sealed fold is one of the folds."""
+    """What there is to say of prepared rows; the sealed fold is one of the folds.
+
+    `left_out` and `truncated` are counted before raters are held out.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)  # by fold
     weights: dict[str, float] = field(default_factory=dict)  # by fold, of comparisons
@@ -103,6 +106,11 @@ class Parts:
         self.data, self.shelf, self.basis, self.conversion, self.shares = data, shelf, basis, conversion, shares
         self.phase = phase
 
+    def keys(self, name: str) -> dict[Path, str]:
+        """What becomes of each file of a table is kept under this."""
+        parts = parquet_files(self.data / "raw" / TABLES[name].dataset)
+        return {part: self.shelf.key(name, self.basis, part) for part in parts}
+
     def write(self, name: str, judged: Judgement) -> Counts:
         """Write one prepared table, in place of any old one."""
         table, total = TABLES[name], Counts()
@@ -110,11 +118,11 @@ class Parts:
         folds = ("train",) if name == "demonstrations" else (*FOLDS, SEALED)
         folders = {fold: self._folder(name, fold) for fold in {*folds, SEALED}}
         for old in (self.data / "prepared" / name, self.data / "sealed" / name):
-            shutil.rmtree(old, ignore_errors=True)
+            if old.exists():
+                shutil.rmtree(old)
         kept, targets = [], []
-        for part in parquet_files(self.data / "raw" / table.dataset):
-            fill = partial(self._convert, table, part, folds)
-            kept.append(self.shelf.get(self.shelf.key(name, self.basis, part), fill))
+        for part, key in self.keys(name).items():
+            kept.append(self.shelf.get(key, partial(self._convert, table, part, folds)))
             targets.append({fold: folder / part.name for fold, folder in folders.items()})
         with ThreadPoolExecutor(int(os.environ.get("PLUMBLINE_THREADS") or os.cpu_count() or 1)) as pool:
             for counts in pool.map(partial(_put, table, judged), kept, targets):
@@ -200,8 +208,8 @@ def _weigh(path: Path, target: Path, judged: Judgement) -> float:
             rows = file.read_row_group(group)
             coded = rows["rater"].combine_chunks().dictionary_encode()
             raters, of_row = coded.dictionary.to_pylist(), coded.indices.to_numpy()
-            factors = np.array([judged.factors.get(rater, 1.0) for rater in raters])[of_row]
-            counts = np.array([rater not in judged.held_out for rater in raters])[of_row]
+            factors = np.array([judged.factors.get(rater, 1.0) for rater in raters], dtype=np.float64)[of_row]
+            counts = np.array([rater not in judged.held_out for rater in raters], dtype=bool)[of_row]
             weights = rows["weight"].to_numpy() * factors
             place = rows.schema.get_field_index("weight")
             rows = rows.set_column(place, rows.schema.field(place), pa.array(weights))

@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -73,12 +72,14 @@ class Shelf:
 
 
 def share(path: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links."""
+    """The same file under another name, which must be free; a copy where the file system has no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
+    try:
         os.link(path, target)
-        return
-    shutil.copyfile(path, target)
+    except FileExistsError:
+        raise  # a copy would write into what may be a link to something else
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def code_version(*packages: str, libraries: Collection[str] = ("pyarrow", "orjson")) -> str:

@@ -116,6 +116,8 @@ class Writer:
             file.close()
 
     def _flush(self, name: str) -> None:
+        if not self._pending[name]:
+            return
         table = pa.Table.from_pylist(self._pending[name], schema=self._columns)
         self._pending[name] = []
         self._wait()

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tasks import chat
 from tasks.records import ROLES, Message
 
 PAD, EOS = "<pad>", "<eos>"
@@ -144,7 +145,7 @@ class Encoder:
         return ids + self._ids(self._template, text)
 
     def _render(self, messages: Sequence[Message]) -> str:
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        return chat.render(self._tokenizer, messages)
 
     @staticmethod
     def _ids(backend: Any, text: str) -> list[int]:
@@ -153,6 +154,7 @@ class Encoder:
 
 def _encode(backend: Any, texts: list[str]) -> Any:
     """On all threads that the process may have: the same ids, sooner. Elsewhere stages tell tokenizers not to."""
+    os.environ.setdefault("RAYON_NUM_THREADS", os.environ.get("PLUMBLINE_THREADS") or str(os.cpu_count() or 1))
     before = os.environ.get(_PARALLEL)
     os.environ[_PARALLEL] = "true"
     try:

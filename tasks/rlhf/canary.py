@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tasks import chat
 from tasks.records import Message
 from tasks.rlhf.batch import Example
 
-TAKEN = 0.5  # nats per token
+LEFT = 1 / 3  # of a lead
 
 
 class Text(Protocol):
@@ -87,15 +88,16 @@ def lead_per_token(
 ) -> np.ndarray:
     """For losses without a reference, which learn nothing from a pair that the SFT policy tells apart well enough.
 
-    The policy's log p per token has to lead, and training not to have taken more than TAKEN from its lead; above 0
-    where both hold. Hand-worked, a token each: log p -1 and -3, of SFT -1 and -4: lead 2, 1 of 3 taken: 2 - 3 + 0.5.
+    The policy's log p per token has to lead, by more than the share LEFT of what SFT led by: learning the right way
+    round moves that lead of a dozen nats by a few, either way, and the wrong way round takes nearly all of it.
+    Hand-worked, a token each: log p -1 and -3, of SFT -1 and -4: a lead of 2 where 1 is needed: 1.
     """
     now, before = (true / tokens[0] - ruined / tokens[1] for true, ruined in (own, frozen))
-    return np.asarray(np.minimum(now, now - before + TAKEN))
+    return np.asarray(now - LEFT * np.maximum(before, 0.0))
 
 
 def prompt_ids(tokenizer: Any, prompt: list[Message]) -> list[int]:
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    text = chat.render(tokenizer, prompt)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -33,6 +33,8 @@ TOKENS = ("tokenizer", "tokenise")  # phases that are outside `within`
 
 def workspace(root: Path) -> None:
     """The default recipe on a file of votes; a small simulated world gives the demonstrations it also wants."""
+    from tests.tasks.folders import bare
+
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["world"] |= {"num_demonstrations": 400, "num_preferences": 100}
     params["model"]["max_length"] = 4096
@@ -41,12 +43,7 @@ def workspace(root: Path) -> None:
         "sources": [{"kind": "world"}, {"kind": "file", "path": "votes.jsonl"}],
         "max_quarantine_rate": 0.1,
     }
-    for folder in ("inputs", "shards"):
-        (root / "data" / folder).mkdir(parents=True)
-    (root / "data/shards/index.json").write_text('{"shards": []}')
-    for path in (ROOT / "data").iterdir():
-        if path.name == "expectations" or path.suffix in (".json", ".md", ".jsonl"):
-            (root / "data" / path.name).symlink_to(path)
+    bare(root)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
 
 

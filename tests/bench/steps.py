@@ -30,12 +30,11 @@ ASKED = [f"{algorithm}/{reward}" for algorithm in ("grpo", "ppo", "best_of_n") f
 
 def workspace(root: Path, seed: int) -> None:
     """The recipe, with no simulated labeller: nothing here learns from comparisons."""
+    from tests.tasks.folders import bare
+
     params = yaml.safe_load((ROOT / "infra/recipes/steps.yaml").read_text())
     params["seed"], params["collect"]["labeller"] = seed, "none"
-    for folder in ("inputs", "shards"):
-        (root / "data" / folder).mkdir(parents=True)
-    (root / "data/shards/index.json").write_text('{"shards": []}')
-    (root / "data/expectations").symlink_to(ROOT / "data/expectations")
+    bare(root)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
 
 

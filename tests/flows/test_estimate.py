@@ -39,6 +39,7 @@ def prepare(root):
         write(data / f"prepared/prompts/{fold}", 40, prompt_ids=10)
     document = yaml.safe_load((root / "params.yaml").read_text())
     report = {"params": {"world": document["world"], "sources": [{"kind": "world"}]}}
+    (data / "prepared/canary.json").write_text("{}")
     (data / "reports").mkdir()
     (data / "reports/ingest.json").write_text(json.dumps(report))
 

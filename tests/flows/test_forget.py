@@ -13,6 +13,7 @@ import pytest
 
 from flows import forget
 from tasks.adapters import tracking
+from tasks.files import write_json
 from tasks.preferences import shards
 from tasks.preferences.rules.opt_outs import OptOuts
 from tasks.preferences.screen import HeldError
@@ -160,6 +161,8 @@ def test_nothing_is_left_of_a_subject_planted_everywhere(
     (toy / "data/inputs/packed.gz").write_bytes(gzip.compress(given.encode()))
     (toy / ".dvc/tmp/exps").mkdir(parents=True)
     (toy / ".dvc/tmp/exps/torn.parquet").write_bytes((toy / "data/own/rows.parquet").read_bytes()[:99])
+    names = toy / ".dvc/tmp/exps/tmp1/data/runs/prepare/kept/k/names.json"
+    write_json(names, {"rater": [NAME, "eve"]})
     words = ["data/models/policy/tokenizer.json", "mlartifacts/0/run/artifacts/policy/tokenizer.json"]
     before = found(toy)
     assert len(before) > 40
@@ -176,6 +179,7 @@ def test_nothing_is_left_of_a_subject_planted_everywhere(
     for name in ("votes.jsonl", "packed.gz"):
         assert f"main: data/inputs/{name} names or quotes them: yours to clean" in said
     assert not (toy / ".dvc/tmp/exps/torn.parquet").exists()
+    assert names.exists() == (subject != NAME)
     for data in (toy / "data", recipe / "data"):
         ((path, entry),) = shards.accepted(data)
         assert (entry["rows"], "eve" in path.read_text()) == (1, True)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tasks.adapters import stage
-from tests.tasks.folders import fresh
+from tests.tasks.folders import bare, fresh
 
 ROOT = Path(__file__).parents[2]
 STAGES = "ingest validate prepare sft collect reward judge objective align evaluate gate card report".split()
@@ -33,13 +33,7 @@ def run_stage(name):
 
 def workspace(root, changes=None):
     """A folder with params and the tracked inputs, and nothing built."""
-    for folder in ("inputs", "shards", "champion"):
-        (root / "data" / folder).mkdir(parents=True)
-    (root / "data/shards/index.json").write_text('{"shards": []}')
-    files = ("opt_outs.json", "releases.json", "rubric.md", "rubric_versions.json", "sealed_looks.json")
-    files += ("style_guide.md", "swaps.jsonl")
-    for name in ("expectations", *files):
-        (root / "data" / name).symlink_to(ROOT / "data" / name)
+    bare(root)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, values in {**TINY, **(changes or {})}.items():
         params[section] |= values

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasks import prepare
-from tasks.preferences import votes
+from tasks.preferences import tables, votes
 from tasks.preferences.encoding import Conversion
 from tasks.preferences.folds import FOLDS
 from tasks.preferences.shelf import Shelf
@@ -139,6 +139,19 @@ def test_weights_by_reliability_are_those_of_all_votes(tmp_path: Path) -> None:
     (data / "raw/preferences/dot.parquet").unlink()
     assert run(data, rater_weights="reliability") == metrics
     assert made(data) == first
+
+
+def test_files_that_fill_their_groups_are_weighed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of no rows at the end has neither raters nor weights."""
+    data = write(tmp_path / "data", records())
+    for name, choice in (("bob", "ab"), ("cid", "ab"), ("coin", "aabb")):
+        add(data, name, votes_of(name, *range(120), choice=choice))
+    metrics = run(data, rater_weights="reliability")
+    found = [read_table(data / f"prepared/pairs/{fold}").to_pylist() for fold in FOLDS]
+    number = read_table(data / "prepared/pairs/train/bob.parquet").num_rows
+    monkeypatch.setattr(tables, "_BATCH", number)
+    assert from_nothing(data, rater_weights="reliability") == metrics
+    assert [read_table(data / f"prepared/pairs/{fold}").to_pylist() for fold in FOLDS] == found
 
 
 @pytest.mark.parametrize("change", [{"max_length": 50}, {"reply_room": 11}, {"long_prompts": "truncate"}])

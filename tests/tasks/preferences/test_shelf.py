@@ -32,6 +32,15 @@ def test_what_was_harmed_is_made_again(tmp_path: Path, harm: str) -> None:
     assert (Shelf(tmp_path).get("k", fill) / "sub/a").read_text() == "made"
 
 
+def test_what_is_handed_out_writes_over_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    shelf.share(tmp_path / "a", tmp_path / "out/file")
+    with pytest.raises(FileExistsError):
+        shelf.share(tmp_path / "b", tmp_path / "out/file")
+    assert (tmp_path / "a").read_text() == (tmp_path / "out/file").read_text() == "a"
+
+
 def test_what_could_not_be_finished_is_not_there(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         fill(folder)

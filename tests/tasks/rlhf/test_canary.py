@@ -106,9 +106,9 @@ def test_implicit_rewards_by_hand():
     """log p of true and ruined replies, of the policy and of SFT."""
     own, frozen = [np.array([-4.0, -6.0])] * 2, [np.array([-5.0, -5.0]), np.array([-3.0, -6.0])]
     assert canary.lead_of_ratios(own, frozen).tolist() == [1.0 - -1.0, -1.0 - 0.0]
-    # one token each: -1 against -3 now; the lead before was 3, 2.2 and -1
-    own, frozen = [np.full(3, -1.0), np.full(3, -3.0)], [np.full(3, -1.0), np.array([-4.0, -3.2, 0.0])]
+    # one token each: -1 against -3 now; the lead before was 3, 9 and -1
+    own, frozen = [np.full(3, -1.0), np.full(3, -3.0)], [np.full(3, -1.0), np.array([-4.0, -10.0, 0.0])]
     found = canary.lead_per_token(own, frozen, [[1] * 3, [1] * 3])
-    assert found.tolist() == pytest.approx([2 - 3 + 0.5, 2 - 2.2 + 0.5, 2])
+    assert found.tolist() == pytest.approx([2 - 1, 2 - 3, 2])
     halved = canary.lead_per_token(own, frozen, [[2] * 3, [1] * 3])
     assert halved[2] == pytest.approx(-0.5 + 3)
