@@ -47,7 +47,7 @@ class Params(stage.Params):
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     shares = params.folds.model_dump()
-    shelf, version = Shelf(data / "runs/prepare/kept"), code_version(*CODE, libraries=LIBRARIES)
+    shelf = Shelf(data / "runs/prepare/kept", code_version(*CODE, libraries=LIBRARIES))
     (data / "prepared/canary.json").unlink(missing_ok=True)  # written last: where it is, all of it is
     with tracker.phase("tokenizer"):
         tokenizer, pad_added = _tokenizer(params.model, data / "raw/demonstrations", shares)
@@ -55,15 +55,14 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         tokenizer.save_pretrained(data / "tokenizer")
         forget_environment(data / "tokenizer")
     with tracker.phase("raters"):
-        judged = panel.judge(data, params.raters, params.rater_weights, params.world, params.seed, shelf, version)
+        judged = panel.judge(data, params.raters, params.rater_weights, params.world, params.seed, shelf)
         write_json(data / "raters.json", stage.plain(judged.report))
     limits = (params.model.max_length, params.reply_room, params.long_prompts)
-    basis = json.dumps([version, shares, limits, content_hash(data / "tokenizer")])
+    basis = json.dumps([shares, limits, content_hash(data / "tokenizer")])
     parts = Parts(data, shelf, basis, Conversion(tokens.Encoder(tokenizer), *limits), shares, tracker.phase)
-    for name in TABLES:  # what was kept of other data, before there is more
-        for key in parts.keys(name).values():
-            shelf.find(key)
-    shelf.forget()
+    for name in TABLES:
+        parts.keys(name)
+    shelf.forget()  # what was kept of other data, before there is more
     made = {name: parts.write(name, judged) for name in TABLES}
     planted = _plant(data, parts, made["pairs"], shares)
     for name in ("demonstrations", "prompts"):

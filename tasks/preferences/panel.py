@@ -17,14 +17,13 @@ def judge(
     world: WorldParams | None,
     seed: int,
     shelf: Shelf | None = None,
-    version: str = "",
 ) -> Judgement:
-    """Of data/raw/preferences, with groups in its report; what `shelf` and `version` are, `votes.read` says.
+    """Of data/raw/preferences, whose votes may be kept, with groups in its report.
 
     Raises ValueError or FileNotFoundError as its parts do.
     """
     folder = data / "raw/preferences"
-    stored = votes.read(folder, shelf, version)
+    stored = votes.read(folder, shelf)
     judged = raters.judge(stored, options, weighting, ceiling.of_world(folder, world, seed))
     judged.report["groups"] = _groups(stored, options, data / "inputs")
     return judged

@@ -87,24 +87,16 @@ class Counts:
         return cls(**counters, lengths=lengths, **document)
 
 
+@dataclass
 class Parts:
-    """Writes prepared tables.
+    """Writes prepared tables."""
 
-    `basis`: all that a file becomes depends on, but its rows. `shares`: of the folds. `phase` is told when texts
-    become tokens.
-    """
-
-    def __init__(
-        self,
-        data: Path,
-        shelf: Shelf,
-        basis: str,
-        conversion: Conversion,
-        shares: Mapping[str, float],
-        phase: Callable[[str], AbstractContextManager[None]],
-    ) -> None:
-        self.data, self.shelf, self.basis, self.conversion, self.shares = data, shelf, basis, conversion, shares
-        self.phase = phase
+    data: Path
+    shelf: Shelf
+    basis: str  # what a file becomes depends on, beside its rows and the code
+    conversion: Conversion
+    shares: Mapping[str, float]  # of the folds
+    phase: Callable[[str], AbstractContextManager[None]]  # is told when texts become tokens
 
     def keys(self, name: str) -> dict[Path, str]:
         """What becomes of each file of a table is kept under this."""

@@ -74,11 +74,9 @@ def _estimate(place: NDArray[np.int64], cells: NDArray[np.int64], num_raters: in
     marks = np.random.default_rng(0).integers(0, 2**64, num_cells, dtype=np.uint64)
     found = np.unique(np.add.reduceat(marks[cells], starts), return_index=True, return_inverse=True, return_counts=True)
     _, first, alike, times = found
-    ends = np.append(starts, len(place))
-    sizes = (ends[1:] - ends[:-1])[first]
-    columns = np.repeat(starts[first] - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
-    rows = csr_array((np.ones(len(columns)), cells[columns], np.append(0, np.cumsum(sizes))), (len(first), num_cells))
-    posterior = (rows @ np.tile(np.eye(NUM_CLASSES), (num_raters, 1))) / sizes[:, None]
+    shape = (len(starts), num_cells)
+    rows = csr_array((np.ones(len(cells)), cells, np.append(starts, len(cells))), shape)[first]
+    posterior = (rows @ np.tile(np.eye(NUM_CLASSES), (num_raters, 1))) / rows.sum(1)[:, None]
     for _ in range(MAX_STEPS):
         prior, confusion, _ = _maximise(posterior, times, rows, num_raters)
         logs = np.log(confusion).transpose(0, 2, 1).reshape(-1, NUM_CLASSES)  # [rater and value, class]

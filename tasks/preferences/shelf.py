@@ -22,17 +22,22 @@ _NOTE = "kept.json"
 
 
 class Shelf:
-    """Folders by key."""
+    """Folders by key.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `basis`: what all that is kept depends on, as the version of the code that makes it.
+    """
+
+    def __init__(self, folder: Path, basis: str = "") -> None:
+        self.folder, self.basis = folder, basis
         self._asked: set[str] = set()
         self._hash_of = cache(content_hash)
 
     def key(self, *parts: str | Path) -> str:
-        """A hash of texts and of what files hold; no file may change meanwhile."""
+        """A hash of the basis, of texts and of what files hold; no file may change meanwhile."""
         told = [self._hash_of(part) if isinstance(part, Path) else part for part in parts]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([self.basis, *told]).encode()).hexdigest()
+        self._asked.add(key)
+        return key
 
     def find(self, key: str) -> Path | None:
         """The folder under a key, where all its files are those that were put there."""

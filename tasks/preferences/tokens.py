@@ -153,8 +153,7 @@ class Encoder:
 
 
 def _encode(backend: Any, texts: list[str]) -> Any:
-    """On all threads that the process may have: the same ids, sooner. Elsewhere stages tell tokenizers not to."""
-    os.environ.setdefault("RAYON_NUM_THREADS", os.environ.get("PLUMBLINE_THREADS") or str(os.cpu_count() or 1))
+    """On all threads of the stage (RAYON_NUM_THREADS): the same ids, sooner. Elsewhere tokenizers are told not to."""
     before = os.environ.get(_PARALLEL)
     os.environ[_PARALLEL] = "true"
     try:

@@ -73,18 +73,14 @@ class Votes:
         return picked
 
 
-def read(folder: Path, shelf: Shelf | None = None, version: str = "") -> Votes:
-    """The votes in every parquet file of a folder, as columns of each are kept on a shelf. FileNotFoundError where
-    there is no file.
-
-    `version`: of what makes columns of rows.
-    """
+def read(folder: Path, shelf: Shelf | None = None) -> Votes:
+    """The votes in every parquet file of a folder, whose columns may be kept. FileNotFoundError where there is none."""
     paths = parquet_files(folder)
     sources = sorted({source_of(path) for path in paths})
     names = {key: _Names() for key in _NAMED}
     parts = []
     for path in paths:
-        part, told = _file(path) if shelf is None else _kept(path, shelf, version)
+        part, told = _file(path) if shelf is None else _kept(path, shelf)
         part |= {key: names[key].join(part[key], told[key]) for key in _NAMED}
         parts.append(part | {"file": np.full(len(part["item"]), sources.index(source_of(path)), dtype=np.int32)})
     columns: dict[str, Any] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -95,13 +91,13 @@ def read(folder: Path, shelf: Shelf | None = None, version: str = "") -> Votes:
     return Votes(**columns, **sorted_names, files=tuple(sources))
 
 
-def _kept(path: Path, shelf: Shelf, version: str) -> tuple[Columns, dict[str, list[str]]]:
+def _kept(path: Path, shelf: Shelf) -> tuple[Columns, dict[str, list[str]]]:
     def fill(folder: Path) -> None:
         columns, names = _file(path)
         save_arrays(folder / "columns.npz", columns)
         write_json(folder / "names.json", names)
 
-    place = shelf.get(shelf.key("votes", version, path), fill)
+    place = shelf.get(shelf.key("votes", path), fill)
     with np.load(place / "columns.npz") as file:
         return dict(file), json.loads((place / "names.json").read_text(encoding="utf-8"))
 

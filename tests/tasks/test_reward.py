@@ -159,11 +159,11 @@ def test_labels_swapped_in_the_store_stop_the_stage(swapped):
         run_stage("reward")
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
-def test_they_stop_an_algorithm_on_pairs_too(built, swapped, algorithm):
+@pytest.mark.parametrize(("algorithm", "options"), [("dpo", {}), ("kto", {}), ("simpo", {"num_epochs": 4, "lr": 3e-3})])
+def test_they_stop_an_algorithm_on_pairs_too(built, swapped, algorithm, options):
     for root in (swapped, built):
         params = yaml.safe_load((root / "params.yaml").read_text())
-        params["align"] |= {"algorithm": algorithm}
+        params["align"] |= {"algorithm": algorithm, algorithm: (params["align"].get(algorithm) or {}) | options}
         path = swapped / "params.yaml"
         path.write_text(yaml.safe_dump(params))
         if root is built:

@@ -195,7 +195,7 @@ def test_votes_are_those_of_the_files_wherever_they_come_from(tmp_path: Path) ->
     add(data, "a", votes_of("zoe", *range(30)) + votes_of("bob", 3))
     add(data, "none", [])
     shelf = Shelf(data / "kept")
-    plain, *others = (votes.read(data / "raw/preferences", *given) for given in ((), (shelf, "1"), (shelf, "1")))
+    plain, *others = (votes.read(data / "raw/preferences", *given) for given in ((), (shelf,), (shelf,)))
     assert plain.raters == ("ann", "bob", "zoe")
     for other in others:
         for name, value in vars(plain).items():

@@ -72,6 +72,7 @@ def test_a_key_is_that_of_texts_and_contents(tmp_path: Path) -> None:
     assert key("x", tmp_path / "a") == key("x", tmp_path / "b")
     told = [("x", tmp_path / "a"), ("x", tmp_path / "c"), ("y", tmp_path / "a"), ("xy", tmp_path / "a"), ("x", "y")]
     assert len({key(*parts) for parts in told}) == len(told)
+    assert Shelf(tmp_path, "other code").key("x", "y") != key("x", "y")
 
 
 def test_the_code_version_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
