@@ -13,6 +13,8 @@ from tasks.rlhf.batch import Example, LossOutput, token_batches
 
 # Rows of logits held at once. One chunk of fp32 logits over a vocabulary of 150k is then about 0.6 GB.
 CHUNK = 1024
+# Replies to one prompt that are measured in one row: their mask, and what is computed behind it, grow with the square.
+TOGETHER = 4
 # Logits in a chunk beyond which they are recomputed in the backward pass: those of a large vocabulary would
 # dominate memory.
 RECOMPUTE_ABOVE = 2**25
@@ -75,7 +77,7 @@ def reply_logprobs(
     """Per-token log-probs of each reply, float32, in the order given."""
     examples = [Example(p, r) for p, r in zip(prompt_ids, reply_ids, strict=True)]
     out: list[np.ndarray] = [np.empty(0, np.float32)] * len(examples)
-    for rows in token_batches([e.length for e in examples], batch_tokens, np.random.default_rng(0)):
+    for rows in _measured_together(examples, batch_tokens):
         batch = [examples[i] for i in rows]
         logprobs_N = token_logprobs(model, batch, temperature)
         pieces = logprobs_N.cpu().split([len(e.reply_ids) for e in batch])
@@ -94,11 +96,25 @@ def reply_sums(
     """
     out = np.zeros(len(examples))
     group = ranks.current()
-    for rows in group.share(token_batches([e.length for e in examples], batch_tokens, np.random.default_rng(0))):
+    for rows in group.share(_measured_together(examples, batch_tokens)):
         batch = [examples[i] for i in rows]
         out[rows] = sum_by_row(logprobs(batch), batch).cpu().numpy()
     total: np.ndarray = np.sum(group.gather(out), axis=0)
     return total
+
+
+def _measured_together(examples: Sequence[Example], batch_tokens: int) -> list[np.ndarray]:
+    """Batches of places in `examples`, at most so many tokens each; replies to one prompt stand side by side in one, so
+    that it is read once for them (packing.py)."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for place, example in enumerate(examples):
+        by_prompt.setdefault(tuple(example.prompt_ids), []).append(place)
+    groups = [
+        found[start : start + TOGETHER] for found in by_prompt.values() for start in range(0, len(found), TOGETHER)
+    ]
+    sizes = [sum(examples[place].length for place in group) for group in groups]
+    batches = token_batches(sizes, batch_tokens, np.random.default_rng(0))
+    return [np.concatenate([groups[number] for number in batch]) for batch in batches]
 
 
 def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -48,8 +48,8 @@ def train_on_feedback(
     if reference_logprobs is None:
         raise ValueError(f"align.algorithm = {algorithm.name!r} needs the log-probs of a reference policy")
     policy.eval()
-    reference = _by_row(rows, reply_sums(reference_logprobs, [row.example for row in rows]))
-    mismatched = _by_row(rows, reply_sums(reference_logprobs, [row.mismatched for row in rows]))
+    sums = reply_sums(reference_logprobs, [row.example for row in rows] + [row.mismatched for row in rows])
+    reference, mismatched = (_by_row(rows, half) for half in np.split(sums, 2))
     options = algorithm.options
     step = Step(torch.zeros(()), 0.0, 0.0, 0.0)
 

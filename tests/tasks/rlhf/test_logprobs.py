@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import (
     _Chosen,
     pad_by_row,
@@ -88,3 +89,22 @@ def test_sums_come_in_the_order_given(tiny_model, examples):
         torch.testing.assert_close(
             torch.from_numpy(reply_sums(logprobs, examples, budget)), torch.tensor(expected).double(), rtol=1e-5, atol=0
         )
+
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+def test_replies_to_a_prompt_are_measured_together(tiny_model, examples, budget):
+    replies = [[3, 4], [5], [6, 7, 8], [9, 3], [4, 4, 4], [8]]
+    same = [Example([9, 9], reply) for reply in replies]
+    mixed = [same[0], examples[0], *same[1:3], *examples[1:], *same[3:]]
+    batches = []
+
+    def logprobs(batch):
+        batches.append([tuple(example.prompt_ids) for example in batch])
+        return token_logprobs(tiny_model, batch)
+
+    expected = [naive(tiny_model, example).sum().item() for example in mixed]
+    torch.testing.assert_close(
+        torch.from_numpy(reply_sums(logprobs, mixed, budget)), torch.tensor(expected).double(), rtol=1e-5, atol=0
+    )
+    holding = sorted(batch.count((9, 9)) for batch in batches if (9, 9) in batch)
+    assert holding == {1: [2, 4], 10_000: [6]}[budget]
