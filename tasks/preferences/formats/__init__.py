@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tasks.preferences import canonical
-from tasks.preferences.formats import argilla, comparisons, label_studio, pairs, rankings, replies
+from tasks.preferences.formats import argilla, comparisons, label_studio, pairs, rankings, replies, votes
 from tasks.preferences.formats.building import Dropped, Format, Found, Value
 from tasks.preferences.screen import BadFileError
 
@@ -17,18 +17,20 @@ MIN_SHARE = 0.5  # of the sampled rows that must look like one format
 MIN_LEAD = 0.9  # its share among the rows that look like any
 
 _EXPORTS = (*label_studio.FORMATS, *argilla.FORMATS)
-_OTHERS = (*pairs.FORMATS, *rankings.FORMATS, *comparisons.FORMATS, *replies.FORMATS)
+_OTHERS = (*pairs.FORMATS, *rankings.FORMATS, *comparisons.FORMATS, *replies.FORMATS, *votes.FORMATS)
 _CANONICAL = tuple(Format(f"canonical_{name}", c.fields, c.matches, c.convert) for name, c in canonical.KINDS.items())
 FORMATS: dict[str, Format] = {form.name: form for form in (*_CANONICAL, *_OTHERS, *_EXPORTS)}
 
 
 def matching(row: Value) -> list[str]:
-    """The formats that a row looks like. An export of a labelling tool holds columns of every name: it goes first,
-    and bare prompts go last.
+    """The formats that a row looks like. An export of a labelling tool holds columns of every name: it goes first;
+    tables of votes, whose columns have names of somebody's own, and bare prompts go last.
     """
     exports = [form.name for form in _EXPORTS if form.matches(row)]
     found = exports or [form.name for form in FORMATS.values() if form.matches(row)]
-    return [name for name in found if name != "canonical_prompts"] or found
+    for last in ("canonical_prompts", "votes"):
+        found = [name for name in found if name != last] or found
+    return found
 
 
 def detect(rows: Iterable[Value], path: object) -> Format:

@@ -4,7 +4,7 @@ Which column is the prompt and which are replies is told by their names; a verdi
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,20 @@ def records(shown: Task, answers: Sequence[Answer], source: str, rater: str, **m
     return [Dropped("unanswered" if not answers else "unreadable_answer")]
 
 
+def side_columns(names: Iterable[str]) -> tuple[str, str] | None:
+    """The two columns that hold replies, as response_a and response_b; None where there are not exactly two."""
+    of_stem: dict[str, dict[int, str]] = {}
+    for name in names:
+        stem, side = _split(_plain(name))
+        if side in _PLACE and stem and stem in _STEMS:
+            of_stem.setdefault(stem, {})[_PLACE[side]] = name
+    several = [found for found in of_stem.values() if len(found) > 1]
+    if len(several) != 1 or len(several[0]) != 2:
+        return None
+    first, second = (several[0][place] for place in sorted(several[0]))
+    return first, second
+
+
 def verdict(value: Any, names: Sequence[str]) -> str | None:
     """a, b, tie, both_bad or unsure; None where the words say none of them."""
     if isinstance(value, list) and len(value) == 1:
@@ -114,7 +128,7 @@ def verdict(value: Any, names: Sequence[str]) -> str | None:
         return None
     plain = _plain(str(value))
     for place, name in enumerate(names):
-        if plain in (_plain(name), _token(name)):
+        if plain in (_plain(name), token(name)):
             return "ab"[place]
     words = plain.replace("_", " ")
     if words in _CHOICE_OF:
@@ -122,7 +136,7 @@ def verdict(value: Any, names: Sequence[str]) -> str | None:
     said = _SIDE.fullmatch(words)
     if not said:
         return None
-    first = 0 if not said[1].isdigit() or {_token(name) for name in names} == {"0", "1"} else 1
+    first = 0 if not said[1].isdigit() or {token(name) for name in names} == {"0", "1"} else 1
     place = _PLACE[said[1]] - first
     return "ab"[place] if place in (0, 1) else None
 
@@ -177,7 +191,7 @@ def _named_in(words: str, shown: Task) -> str | None:
         if _plain(name) and _plain(name) in plain:
             return name
     for name in shown.replies:
-        if _token(name) and plain.endswith(f"_{_token(name)}"):
+        if token(name) and plain.endswith(f"_{token(name)}"):
             return name
     return None
 
@@ -187,7 +201,7 @@ def _ranks(shown: Task, value: Any) -> dict[str, float]:
     ranks: dict[str, float] = {}
     for place, item in enumerate(value if isinstance(value, list) else []):
         said, rank = (item.get("value"), item.get("rank")) if isinstance(item, dict) else (item, place)
-        name = next((name for name in shown.replies if _plain(str(said)) in (_plain(name), _token(name))), None)
+        name = next((name for name in shown.replies if _plain(str(said)) in (_plain(name), token(name))), None)
         name = name or _named_in(str(said), shown)
         if name is None or not is_number(rank):
             return {}
@@ -202,9 +216,9 @@ def _replies(fields: Value) -> dict[str, str]:
             return {_item_name(item, place): _item_text(item) for place, item in enumerate(items)}
     of_stem: dict[str, dict[int, str]] = {}
     for name, value in fields.items():
-        stem, token = _split(_plain(name))
-        if token in _PLACE and _is_reply(value):
-            of_stem.setdefault(stem, {})[_PLACE[token]] = name
+        stem, side = _split(_plain(name))
+        if side in _PLACE and _is_reply(value):
+            of_stem.setdefault(stem, {})[_PLACE[side]] = name
     several = [names for stem, names in of_stem.items() if len(names) > 1 and stem in _STEMS]
     several = several or [names for names in of_stem.values() if len(names) > 1]
     if several:
@@ -245,5 +259,6 @@ def _split(plain: str) -> tuple[str, str]:
     return (rest, head) if head in ("left", "right", "first", "second") else (plain, "")
 
 
-def _token(name: str) -> str:
+def token(name: str) -> str:
+    """The part of a name that tells sides apart: the "a" of response_a; empty where it has none."""
     return _split(_plain(name))[1]

@@ -17,6 +17,14 @@ from tasks.records import Demonstration, Feedback, Message, Preference, Record, 
 Value = dict[str, Any]
 REPLY_KEYS = ("response", "text", "content", "completion", "reply", "answer", "output", "body", "value")
 SCORE_KEYS = ("overall_score", "score", "rating", "fine-grained_score", "reward")
+# The preferred reply and the other, by the names that datasets of the hub and makers of models give them.
+PAIRS = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("preferred_output", "non_preferred_output"),
+    ("preferred", "dispreferred"),
+    ("response_j", "response_k"),
+)
 MOST_REPLIES = 64  # of a ranking: it gives 2,016 pairs
 
 
@@ -146,6 +154,11 @@ def demonstration(turns: list[Message], reply: str, source: str, domain: str = "
         domain=domain,
         cluster=dialogue.cluster(turns),
     )
+
+
+def named_pair(row: Value) -> tuple[str, str] | None:
+    """The names of a preferred reply and of the other, where the row has one of them."""
+    return next((names for names in PAIRS if names[0] in row or names[1] in row), None)
 
 
 def sides(row: Value, key_a: str, key_b: str, choice: str) -> tuple[str, str]:

@@ -4,10 +4,20 @@ from typing import Any
 
 from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
-from tasks.preferences.formats.building import Format, Found, Value, better, first_key, has, is_number
+from tasks.preferences.formats.building import (
+    PAIRS,
+    Format,
+    Found,
+    Value,
+    better,
+    first_key,
+    has,
+    is_number,
+    named_pair,
+)
 from tasks.preferences.screen import RefusedError
 
-_PROMPTS = ("prompt", "question", "instruction")
+_PROMPTS = ("prompt", "question", "instruction", "input")
 
 
 def hh_rlhf(row: Value, source: str) -> Found:
@@ -19,8 +29,12 @@ def hh_rlhf(row: Value, source: str) -> Found:
 
 
 def pairs(row: Value, source: str) -> Found:
-    """`prompt` (or `question`), `chosen`, `rejected` as plain texts; `system` and `history` where they are given."""
-    turns = dialogue.prompt(row.get(first_key(row, _PROMPTS)))
+    """`prompt` (or `question`, `instruction`, `input`), `chosen`, `rejected` as plain texts; with an `instruction` its
+    `input`, and `system` and `history` where they are given.
+    """
+    row = _renamed(row)
+    key = first_key(row, _PROMPTS)
+    turns = dialogue.prompt(_instruction(row) if key == "instruction" else row.get(key))
     system, history = row.get("system"), row.get("history")
     if isinstance(system, str) and system.strip() and turns[0]["role"] == "user":
         turns = [{"role": "system", "content": system}, *turns]
@@ -30,10 +44,15 @@ def pairs(row: Value, source: str) -> Found:
 
 
 def pairs_conversational(row: Value, source: str) -> Found:
-    """`chosen` and `rejected` as messages; `prompt` apart, or as the messages they share."""
+    """`chosen` and `rejected` as messages; `prompt` or `messages` apart, or as the messages they share.
+
+    OpenAI's files for preference tuning, too: `input: {messages}`, `preferred_output`, `non_preferred_output`.
+    """
+    row = _renamed(row)
     chosen, rejected = (_messages(row.get(key)) for key in ("chosen", "rejected"))
-    if row.get("prompt") is not None and len(chosen) == len(rejected) == 1:
-        before = dialogue.prompt(row["prompt"])
+    given = next((row[key] for key in ("prompt", "messages", "input") if row.get(key) is not None), None)
+    if given is not None and len(chosen) == len(rejected) == 1:
+        before = dialogue.prompt(given.get("messages") if isinstance(given, dict) else given)
         chosen, rejected = before + chosen, before + rejected
     turns, preferred, other = dialogue.split_pair(chosen, rejected)
     return [_scored(row, turns, preferred, other, source)]
@@ -44,6 +63,18 @@ def sharegpt_pairs(row: Value, source: str) -> Found:
     turns = dialogue.check_prompt(dialogue.messages(row.get("conversations")))
     chosen, rejected = (_messages(row.get(key)) for key in ("chosen", "rejected"))
     return [better(*dialogue.split_pair(turns + chosen, turns + rejected), source)]
+
+
+def _renamed(row: Value) -> Value:
+    """With its replies as `chosen` and `rejected`."""
+    names = named_pair(row)
+    return row | {new: row.get(old) for new, old in zip(PAIRS[0], names, strict=True)} if names else row
+
+
+def _instruction(row: Value) -> Any:
+    """With what it is to be done to, where that stands apart."""
+    asked, more = row.get("instruction"), row.get("input")
+    return f"{asked}\n\n{more}" if isinstance(asked, str) and isinstance(more, str) and more.strip() else asked
 
 
 def _messages(value: Any) -> list[Any]:
@@ -74,10 +105,7 @@ def alpaca_eval(row: Value, source: str) -> Found:
 
     The confidence |2p - 1| gives a preference of 1.3 the same pull on the loss as its soft label, at margin 0.
     """
-    instruction = row.get("instruction")
-    if isinstance(instruction, str) and isinstance(row.get("input"), str) and row["input"].strip():
-        instruction = f"{instruction}\n\n{row['input']}"
-    turns = dialogue.prompt(instruction)
+    turns = dialogue.prompt(_instruction(row))
     preference = row.get("preference")
     if isinstance(preference, bool) or not isinstance(preference, int | float) or not 1 <= preference <= 2:
         raise RefusedError("bad_label")
@@ -98,24 +126,25 @@ def _is_hh(row: Value) -> bool:
 
 
 def _is_conversational(row: Value) -> bool:
-    return isinstance(row.get("chosen"), list | dict) or isinstance(row.get("rejected"), list | dict)
+    return any(isinstance(row.get(name), list | dict) for name in named_pair(row) or ())
 
 
 def _is_pairs(row: Value) -> bool:
     return (
         any(key in row for key in _PROMPTS)
-        and ("chosen" in row or "rejected" in row)
+        and named_pair(row) is not None
         and not (_is_conversational(row) or has(row, "conversations"))
     )
 
 
 _SCORES = {"score_chosen", "score_rejected"}
+_REPLIES = {name for names in PAIRS for name in names}
 FORMATS = (
     Format("hh_rlhf", frozenset({"chosen", "rejected"}), _is_hh, hh_rlhf),
-    Format("pairs", frozenset({*_PROMPTS, "system", "history", "chosen", "rejected", *_SCORES}), _is_pairs, pairs),
+    Format("pairs", frozenset({*_PROMPTS, "system", "history", *_REPLIES, *_SCORES}), _is_pairs, pairs),
     Format(
         "pairs_conversational",
-        frozenset({"prompt", "chosen", "rejected", *_SCORES}),
+        frozenset({"prompt", "messages", "input", *_REPLIES, *_SCORES}),
         lambda row: _is_conversational(row) and "conversations" not in row,
         pairs_conversational,
     ),

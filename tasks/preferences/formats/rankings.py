@@ -14,6 +14,7 @@ from tasks.preferences.formats.building import (
     Value,
     first_key,
     is_number,
+    named_pair,
     number,
     ranking,
 )
@@ -191,7 +192,7 @@ def _tree_of(row: Value) -> object:
 
 
 def _is_ranking(row: Value) -> bool:
-    if canonical.is_labelled(row) or ("completions" in row and _has_objects(row["completions"])):
+    if named_pair(row) or canonical.is_labelled(row) or ("completions" in row and _has_objects(row["completions"])):
         return False
     if any(_has_objects(row.get(key)) and "rank" in row[key][0] for key in ("answers",)):
         return False

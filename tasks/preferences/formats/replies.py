@@ -1,11 +1,13 @@
 """One reply to a prompt: demonstrations in their several shapes, ratings of attributes, and binary feedback."""
 
+from itertools import chain
 from typing import Any
 
 from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
 from tasks.preferences.formats.building import (
     GROUP,
+    PAIRS,
     REPLY_KEYS,
     Dropped,
     Format,
@@ -15,6 +17,7 @@ from tasks.preferences.formats.building import (
     first_key,
     has,
     is_number,
+    named_pair,
     number,
     ranking,
     rated,
@@ -22,16 +25,23 @@ from tasks.preferences.formats.building import (
 from tasks.preferences.formats.comparisons import marked_turns
 from tasks.preferences.screen import RefusedError
 
-_LIKED = ("label", "desirable", "liked", "thumbs_up")
+_LIKED = ("label", "desirable", "liked", "thumbs_up", "is_safe", "is_correct")
+_SAID = ("feedback", "thumbs", "vote", "verdict")  # where their value is one of these words; else they say other things
+_WORDS = {True: {"thumbs_up", "good", "like", "positive", "up", "👍"}}
+_WORDS[False] = {"thumbs_down", "bad", "dislike", "negative", "down", "👎"}
+_MEANS: dict[Any, bool] = {word: liked for liked, words in _WORDS.items() for word in words} | {1: True, 0: False}
 _COMPLETIONS = ("completion", "response", "output", "answer")
 _ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
 def feedback(row: Value, source: str) -> Found:
-    """Binary feedback on one reply, as KTO learns from. Ethayarajh 2024, arXiv:2402.01306."""
+    """Binary feedback on one reply, as KTO learns from. Ethayarajh 2024, arXiv:2402.01306.
+
+    A label is true or false, 1 or 0, or a word for them. `is_safe` (BeaverTails) and `is_correct` are verdicts, too.
+    """
     turns = dialogue.prompt(row.get("prompt"))
-    liked = row.get(first_key(row, _LIKED))
-    if not isinstance(liked, bool):
+    liked = _liked(row.get(first_key(row, (*_LIKED, *_SAID))))
+    if liked is None:
         raise RefusedError("bad_label")
     key = first_key(row, REPLY_KEYS)
     if isinstance(row.get(key), list):
@@ -39,6 +49,12 @@ def feedback(row: Value, source: str) -> Found:
     else:
         reply = text(row, key)
     return [rated(turns, reply, liked, source)]
+
+
+def _liked(value: Any) -> bool | None:
+    if isinstance(value, str):
+        value = value.strip().casefold().replace(" ", "_").replace("-", "_")
+    return _MEANS.get(value) if isinstance(value, str | int) else None
 
 
 def helpsteer(row: Value, source: str) -> Found:
@@ -106,21 +122,32 @@ def prompt_completion(row: Value, source: str) -> Found:
     return [demonstration(turns, text(row, key), source)]
 
 
-_OTHERS = {"chosen", "rejected", "reply_a", "reply_b", "expected", "steps", *_ATTRIBUTES, "output_1", "output_2"}
+_OTHERS = {*chain(*PAIRS), "reply_a", "reply_b", "expected", "steps", *_ATTRIBUTES, "output_1", "output_2"}
 
 
 def _is_feedback(row: Value) -> bool:
     return (
         "prompt" in row
         and "reply" not in row
-        and (any(key in row for key in _LIKED[1:]) or has(row, "label", "completion") or has(row, "label", "response"))
+        and (
+            any(key in row for key in _LIKED[1:])
+            or has(row, "label", "completion")
+            or has(row, "label", "response")
+            or _says(row)
+        )
     )
+
+
+def _says(row: Value) -> bool:
+    return any(_liked(row.get(key)) is not None for key in _SAID)
 
 
 def _is_completion(row: Value) -> bool:
     asked = "prompt" in row or has(row, "question", "answer") or has(row, "instruction", "response")
     said = any(isinstance(row.get(key), str) or _is_messages(row.get(key)) for key in _COMPLETIONS)
-    return asked and (said or "completion" in row) and not (set(_LIKED) | _OTHERS | {"reply", "messages"}) & set(row)
+    if not asked or _says(row) or (set(_LIKED) | _OTHERS | {"reply", "messages"}) & set(row):
+        return False
+    return said or "completion" in row
 
 
 def _is_messages(value: Any) -> bool:
@@ -128,7 +155,7 @@ def _is_messages(value: Any) -> bool:
 
 
 FORMATS = (
-    Format("feedback", frozenset({"prompt", *_LIKED, *REPLY_KEYS}), _is_feedback, feedback),
+    Format("feedback", frozenset({"prompt", *_LIKED, *_SAID, *REPLY_KEYS}), _is_feedback, feedback),
     Format(
         "helpsteer",
         frozenset({"prompt", "response", *_ATTRIBUTES, GROUP}),
@@ -139,7 +166,7 @@ FORMATS = (
     Format(
         "chat",
         frozenset({"messages"}),
-        lambda row: "messages" in row and "chosen" not in row and "rejected" not in row,
+        lambda row: "messages" in row and named_pair(row) is None,
         chat,
     ),
     Format(
@@ -147,7 +174,8 @@ FORMATS = (
         frozenset({"conversations", "conversation", "system"}),
         lambda row: (
             ("conversations" in row or _is_messages(row.get("conversation")))
-            and not {"chosen", "rejected", "messages"} & set(row)
+            and "messages" not in row
+            and named_pair(row) is None
         ),
         sharegpt,
     ),

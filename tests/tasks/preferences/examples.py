@@ -244,6 +244,38 @@ ARGILLA_HUB_V1 = {
     "external_id": "7",
     "metadata": "{}",
 }
+VOTES = {
+    "question": "Hi",
+    "answer_a": "Go.",
+    "answer_b": "Hello.",
+    "winner": "answer_b",
+    "annotator": 3,
+    "note": "it greets",
+}
+# What datasets of the hub and others' tools make of a pair: all say that "Hello." is better.
+PAIRS: dict[str, dict[str, Any]] = {
+    "orca": {"system": " ", "input": "Hi", "chosen": "Hello.", "rejected": "Go.", "generations": ["x"], "order": ["x"]},
+    "stack exchange": {"qid": 1, "question": "Hi", "response_j": "Hello.", "response_k": "Go."},
+    "rm static": {
+        "prompt": "\n\nHuman: Hi\n\nAssistant:",
+        "response": " Hello.",
+        "chosen": " Hello.",
+        "rejected": " Go.",
+    },
+    "openai": {
+        "input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
+        "preferred_output": [HELLO],
+        "non_preferred_output": [GO],
+    },
+    "axolotl": {"messages": [USER], "chosen": HELLO, "rejected": GO},
+    "zephyr": {"prompt": "Hi", "chosen": [USER, HELLO], "rejected": [USER, GO], "messages": [USER, HELLO]},
+}
+LIKED: dict[str, tuple[dict[str, Any], bool]] = {
+    "beavertails": ({"prompt": "Hi", "response": "Go.", "category": {"animal_abuse": False}, "is_safe": False}, False),
+    "thumb": ({"prompt": "Hi", "response": "Go.", "feedback": "thumbs_down"}, False),
+    "sign": ({"prompt": "Hi", "response": "Hello.", "vote": "👍"}, True),
+    "number": ({"prompt": [USER], "completion": [HELLO], "label": 1}, True),
+}
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "canonical_feedback": {"prompt": "Hi", "reply": "Hello.", "desirable": True, "signal": "upvote"},
@@ -264,6 +296,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "arena_winners": WINNERS,
     "helpsteer_preference": HELPSTEER2_PREFERENCE,
     "helpsteer": HELPSTEER,
+    "votes": VOTES,
     "sharegpt": SHAREGPT,
     "alpaca": ALPACA_DEMO,
     "prompt_completion": {"prompt": "Hi", "completion": "Hello."},

@@ -49,6 +49,68 @@ def test_older_and_newer_shapes_of_a_format_are_known(row: dict[str, Any]) -> No
     assert won(record) == "Hello."
 
 
+@pytest.mark.parametrize("name", examples.PAIRS)
+def test_pairs_go_by_several_names(name: str) -> None:
+    form = detect([examples.PAIRS[name]], "f").name
+    (record,) = convert(form, examples.PAIRS[name])
+    assert (record.prompt, won(record)) == ([USER], "Hello.")
+    assert {record.reply_a, record.reply_b} == {"Hello.", "Go."}
+
+
+def test_the_input_of_an_instruction_is_part_of_the_prompt() -> None:
+    row = {"instruction": "Hi", "input": "you", "chosen": "Hello.", "rejected": "Go."}
+    (record,) = convert(detect([row], "f").name, row)
+    assert record.prompt == [{"role": "user", "content": "Hi\n\nyou"}]
+
+
+@pytest.mark.parametrize("name", examples.LIKED)
+def test_a_judged_reply_is_no_demonstration(name: str) -> None:
+    row, liked = examples.LIKED[name]
+    assert detect([row], "f").name == "feedback"
+    (record,) = convert("feedback", row)
+    assert isinstance(record, Feedback)
+    assert (record.desirable, record.prompt) == (liked, [USER])
+
+
+def test_words_about_a_reply_are_no_verdict() -> None:
+    assert detect([{"prompt": "Hi", "response": "Hello.", "feedback": "It greets."}], "f").name == "prompt_completion"
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "choice"),
+    [
+        (("response_a", "response_b"), "A", "a"),
+        (("response_a", "response_b"), "Response B", "b"),
+        (("response_a", "response_b"), "model_b", "b"),
+        (("response_a", "response_b"), "tie", "tie"),
+        (("response_a", "response_b"), "both bad", "both_bad"),
+        (("response_a", "response_b"), 1, None),  # the first, or the second?
+        (("response_a", "response_b"), "0", None),
+        (("completion_1", "completion_2"), 2, "b"),
+        (("completion_1", "completion_2"), 2.0, "b"),
+        (("completion_1", "completion_2"), 0, None),
+        (("answer_0", "answer_1"), 1, "b"),
+        (("output1", "output2"), "output2", "b"),
+        (("response_a", "response_b"), "c", None),
+        (("response_a", "response_b"), True, None),
+        (("response_a", "response_b"), ["a"], "a"),
+    ],
+)
+def test_a_vote_means_what_it_says(names: tuple[str, str], said: Any, choice: str | None) -> None:
+    row = {"prompt": "Hi", names[0]: "Go.", names[1]: "Hello.", "label": said}
+    if choice is None:
+        with pytest.raises(RefusedError, match="bad_label"):
+            convert("votes", row)
+    else:
+        (record,) = convert("votes", row)
+        assert (record.choice, record.reply_a) == (choice, "Go.")
+
+
+def test_votes_name_their_rater() -> None:
+    assert convert("votes", examples.VOTES)[0].rater == "3"
+    assert convert("votes", {**examples.VOTES, "annotator": " "})[0].rater == "source:test"
+
+
 def changed(name: str, **change: Any) -> dict[str, Any]:
     return {**EXAMPLES[name], **change}
 
@@ -162,6 +224,10 @@ def test_a_bad_ranking_gets_its_reason(change: dict[str, Any], reason: str) -> N
         ("label_studio", {"data": "text"}, "type"),
         ("label_studio", {"annotations": "text"}, "type"),
         ("argilla", {"fields": None}, "missing_field"),
+        ("votes", {"winner": None}, "missing_field"),
+        ("votes", {"answer_b": None}, "missing_field"),
+        ("votes", {"answer_b": 5}, "type"),
+        ("votes", {"question": ""}, "empty_prompt"),
     ],
 )
 def test_a_bad_row_gets_its_reason(name: str, change: dict[str, Any], reason: str) -> None:
