@@ -12,12 +12,15 @@ _NOW = "strftime_now"
 _STOPPED = "{%- macro " + _NOW + "(format) -%}{{ format" + _REPLACED + " }}{%- endmacro -%}"
 
 
+def stopped(template: Any) -> Any:
+    """A template whose clock stands still; one that asks for no day, or a stopped one, as it is."""
+    asks = isinstance(template, str) and _NOW in template and not template.startswith(_STOPPED)
+    return _STOPPED + template if asks else template
+
+
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     """The text of a prompt, up to where the reply begins."""
-    template = tokenizer.chat_template
-    if isinstance(template, str) and _NOW in template:
-        template = _STOPPED + template
     text = tokenizer.apply_chat_template(
-        list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
+        list(messages), chat_template=stopped(tokenizer.chat_template), tokenize=False, add_generation_prompt=True
     )
     return str(text)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from tasks import chat
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.rlhf.counterexample_options import CounterexampleOptions, SwapOptions
@@ -165,7 +166,9 @@ def save(model: "RewardModel", data: Path, folder: Path) -> None:
     from tasks.rlhf import models, reward_model
 
     base = content_hash(data / "models/sft")
-    reward_model.save_reward(model, models.load_tokenizer(data / "tokenizer"), folder, base)
+    tokenizer = models.load_tokenizer(data / "tokenizer")
+    tokenizer.chat_template = chat.stopped(tokenizer.chat_template)  # scores of a reply are the same on every day
+    reward_model.save_reward(model, tokenizer, folder, base)
 
 
 def quality(model: "RewardModel", rows: "Sequence[Comparison]", seed: int) -> dict[str, Any]:

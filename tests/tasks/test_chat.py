@@ -33,3 +33,12 @@ def test_a_template_that_stamps_the_day_stamps_the_same_one(tokenizer):
     encoder.remember([], [ASKED])
     assert tokenizer.decode(encoder.prompt(ASKED)) == chat.render(tokenizer, ASKED)
     assert tokenizer.chat_template == DATED  # whoever talks to the model is told the day it is
+
+
+def test_a_stopped_template_is_stopped_for_anybody(tokenizer):
+    tokenizer.chat_template = chat.stopped(DATED)
+    assert chat.stopped(tokenizer.chat_template) == tokenizer.chat_template
+    plain = tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
+    assert plain == chat.render(tokenizer, ASKED) == "Today: 01 Jan 2026, 2026-01-01\nWhat day is it?"
+    assert chat.stopped("{{ messages }}") == "{{ messages }}"
+    assert chat.stopped(None) is None

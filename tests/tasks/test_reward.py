@@ -177,3 +177,19 @@ def test_they_stop_an_algorithm_on_pairs_too(built, swapped, algorithm, options)
                 run_stage("align")
                 told = json.loads(Path("data/reports/align.json").read_text())["metrics"]["canary"]
                 assert told["share"] > 0.9
+
+
+def test_a_saved_model_renders_prompts_as_on_the_day_of_training(tmp_path):
+    from tasks import chat, reward
+    from tasks.preferences import tokens
+    from tasks.rlhf import models
+    from tests.tasks.rlhf import tiny
+
+    tokenizer = tokens.train(["What day is it, my friend?"] * 3, 300)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') + ': ' + messages[0]['content'] }}"
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "models/sft").mkdir(parents=True)
+    reward.save(tiny.reward_model(), tmp_path, tmp_path / "models/reward/0")
+    asked = [{"role": "user", "content": "What day?"}]
+    theirs = models.load_tokenizer(tmp_path / "models/reward/0").apply_chat_template(asked, tokenize=False)
+    assert theirs == chat.render(tokenizer, asked) == "01 Jan 2026: What day?"

@@ -213,7 +213,7 @@ FORMATS = (
     Format(
         "webgpt",
         frozenset({"question", "answer_0", "answer_1", "score_0", "score_1"}),
-        lambda row: has(row, "score_0", "score_1") or has(row, "answer_0", "answer_1"),
+        lambda row: "score_0" in row or "score_1" in row,
         webgpt,
     ),
     Format(
