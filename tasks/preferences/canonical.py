@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from tasks.preferences import dialogue
@@ -291,6 +292,7 @@ def _json(row: Value, key: str) -> str | None:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
+@cache
 def _fields(dataset: str) -> frozenset[str]:
     return frozenset(field.name for field in fields(DATASETS[dataset]))
 
@@ -306,6 +308,22 @@ _NOT_PROMPT = frozenset(
     "completion completions output output_1 output_2 answer answers messages message_tree_id steps "
     "expected choice label desirable".split()
 )
+# What published prompts carry beside them, in words.
+_BESIDE = frozenset(
+    "prompt_id uid uuid index idx split subset category subcategory topic task task_type type dataset origin lang "
+    "language difficulty level url title meta metadata intent knowledge style author date ground_truth system".split()
+)
+
+
+def _is_bare_prompt(row: Value) -> bool:
+    """Not where a column nobody knows holds a text or a list: that may be a reply, and its verdict would be lost."""
+    if "prompt" not in row or _NOT_PROMPT & row.keys():
+        return False
+    others = row.keys() - _fields("prompts") - _BESIDE
+    return not any(
+        isinstance(row[key], list) or (isinstance(row[key], str) and " " in row[key].strip()) for key in others
+    )
+
 
 KINDS: dict[str, Kind] = {
     "demonstrations": Kind(
@@ -321,7 +339,7 @@ KINDS: dict[str, Kind] = {
     "safety": Kind(_fields("safety"), lambda row: "prompt" in row and "expected" in row, safety),
     "prompts": Kind(
         _fields("prompts"),
-        lambda row: "prompt" in row and not _NOT_PROMPT & set(row),
+        _is_bare_prompt,
         prompt,
     ),
     "feedback": Kind(

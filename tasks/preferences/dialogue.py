@@ -15,6 +15,7 @@ from tasks.records import ROLES, Message
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
+_ROLES |= {"bot": "assistant", "ai": "assistant", "developer": "system"}
 _SPEAKER = {"Human": "user", "Assistant": "assistant"}
 _FOLDED = 1024  # texts remembered folded: a row asks for each of its own several times
 _LONG = 1 << 14  # characters of a text that is not remembered
@@ -62,14 +63,17 @@ def messages(value: Any) -> list[Message]:
             role, content = item["from"], item.get("value")
         if role is None or content is None:
             raise RefusedError("missing_field")
-        role = _ROLES.get(role, role) if isinstance(role, str) else role
+        role = _ROLES.get(role.casefold(), role.casefold()) if isinstance(role, str) else role
         if isinstance(content, list):
             content = _joined(content)
         if not isinstance(role, str) or not isinstance(content, str):
             raise RefusedError("type")
         if role not in ROLES:
             raise RefusedError("bad_dialogue")
-        found.append(Message(role=role, content=content))
+        if role != "system" or content.strip():  # a system message that says nothing is none
+            found.append(Message(role=role, content=content))
+    if not found:
+        raise RefusedError("empty_prompt")
     return found
 
 
@@ -86,7 +90,7 @@ def is_transcript(value: Any) -> bool:
 
 def transcript(value: str) -> list[Message]:
     """Cut an HH-RLHF dialogue ("\\n\\nHuman: ...\\n\\nAssistant: ...") into messages."""
-    parts = _TURN.split("\n\n" + value.lstrip())
+    parts = _TURN.split("\n\n" + value.replace("\r\n", "\n").lstrip())
     return [
         Message(role=_SPEAKER[speaker], content=content.strip())
         for speaker, content in zip(parts[1::2], parts[2::2], strict=True)

@@ -92,7 +92,7 @@ def stream_rows(path: object, stream: io.BufferedReader, warnings: Counter[str])
             yield Refusal(number, offset, sha256, "row_too_large", "")
             continue
         try:
-            yield Row(number, offset, sha256, parse(raw))
+            yield Row(number, offset, sha256, _given(parse(raw)))
         except RefusedError as refused:
             yield Refusal(number, offset, sha256, refused.reason, redact(raw))
     if number == 0:
@@ -103,6 +103,11 @@ def parse(raw: bytes) -> dict[str, Any]:
     """Judge one row's bytes and parse them. Raises RefusedError with the reason code."""
     value = plain.parse(raw)
     return judge(raw) if value is None else value
+
+
+def _given(value: dict[str, Any]) -> dict[str, Any]:
+    """A key that is null says no more than one that is not there."""
+    return {key: item for key, item in value.items() if item is not None} if None in value.values() else value
 
 
 def judge(raw: bytes) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
     form, rows = recognised(source.rows, source.where, source.format)
     tally = Tally(form.name, warnings=source.warnings)
     batches = _batches(rows)
-    judge = workers.Judge(form.name, source.rows_source or source.name, source.rules, index.settles)
+    told = source.format == "auto"
+    judge = workers.Judge(form.name, source.rows_source or source.name, source.rules, index.settles, told)
     for batch, verdicts, warnings, made in workers.judged(batches, judge):
         tally.input += len(batch)
         tally.warnings.update(warnings)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from tasks.preferences.formats import FORMATS, Dropped
+from tasks.preferences.formats import FORMATS, Dropped, matching
 from tasks.preferences.prints import Print, Prints, of_rows
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import Refusal, RefusedError, Row
@@ -38,14 +38,17 @@ class Judge:
     source: str  # of rows that name none
     rules: Rules | None
     prints: bool = False  # whether rows are to be held against each other
+    recognised: bool = False  # the format was told from a sample: a row that is in another one is not read as this
 
     def judge(self, values: Sequence[Value]) -> tuple[list[Verdict], Counter[str], Made | None]:
         """(a verdict for each row, how many rows each warning is about, the prints of those that are not refused)."""
-        convert, warnings = FORMATS[self.form].convert, Counter[str]()
+        form, warnings = FORMATS[self.form], Counter[str]()
         found: list[Verdict] = []
         for value in values:
             try:
-                found.append(self._of_row(convert(value, self.source), value, warnings))
+                if self.recognised and not form.matches(value) and matching(value):
+                    raise RefusedError("other_format")
+                found.append(self._of_row(form.convert(value, self.source), value, warnings))
             except RefusedError as refused:
                 found.append(refused)
         kept = [verdict[0] for verdict in found if not isinstance(verdict, RefusedError) and verdict[0]]

@@ -11,7 +11,7 @@ from tasks.preferences.formats import argilla, comparisons, label_studio, pairs,
 from tasks.preferences.formats.building import Dropped, Format, Found, Value
 from tasks.preferences.screen import BadFileError
 
-__all__ = ["FORMATS", "Dropped", "Format", "Found", "Value", "detect"]
+__all__ = ["FORMATS", "Dropped", "Format", "Found", "Value", "detect", "matching"]
 
 MIN_SHARE = 0.5  # of the sampled rows that must look like one format
 MIN_LEAD = 0.9  # its share among the rows that look like any
@@ -43,7 +43,8 @@ def detect(rows: Iterable[Value], path: object) -> Format:
     known = ", ".join(FORMATS)
     if not votes or votes.most_common(1)[0][1] < MIN_SHARE * len(rows):
         keys = ", ".join(sorted({key[:40] for row in rows[:100] for key in row})[:12]) or "none"
-        raise BadFileError(path, "wrong_format", f"rows with the keys {keys} are in no known format ({known})")
+        remedy = f"name its columns as data/README.md lists them, or set `format` of its source to one of {known}"
+        raise BadFileError(path, "wrong_format", f"rows with the keys {keys} are in no known format: {remedy}")
     (best, count), *others = votes.most_common()
     if others and count < MIN_LEAD * votes.total():
         seen = ", ".join(f"{name} in {seen} of {len(rows)} rows" for name, seen in votes.most_common())

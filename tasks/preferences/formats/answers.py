@@ -4,13 +4,24 @@ Which column is the prompt and which are replies is told by their names; a verdi
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
-from tasks.preferences.formats.building import REPLY_KEYS, Dropped, Value, compare, first_key, is_number, ranking, rated
+from tasks.preferences.formats.building import (
+    CONTEXT,
+    REPLY_KEYS,
+    Dropped,
+    Value,
+    compare,
+    first_key,
+    is_number,
+    prompt_of,
+    ranking,
+    rated,
+)
 from tasks.preferences.screen import RefusedError
 from tasks.records import Message
 
@@ -27,25 +38,40 @@ PROMPTS: tuple[str, ...] = (
 )
 PROMPTS += ("chat", "history", "context", "post", "text")
 _LISTS = ("items", "responses", "replies", "answers", "completions", "candidates", "options", "generations")
-_STEMS = {"response", "reply", "answer", "completion", "output", "generation", "text", "option", "candidate", "model"}
-_STEMS |= {"summary", "assistant", "result", "generated", "llm", ""}
+# The names of a reply. Where columns of several stand side by side, the first of these holds it: model_a beside
+# response_a is who wrote it. Of a single reply a model is never the text.
+_STEMS: tuple[str, ...] = ("response", "reply", "answer", "completion", "output", "generation", "generated", "summary")
+_STEMS += ("text", "assistant", "result", "candidate", "option", "llm", "model")
+_NO_TEXT = {"candidate", "option", "llm", "model"}
 _PLACE = {letter: n for n, letter in enumerate("abcdefgh")} | {"left": 0, "first": 0, "one": 0}
 _PLACE |= {"right": 1, "second": 1, "two": 1} | {str(n): n for n in range(20)}
 _NAMED = re.compile(r"(.*?)_?([0-9]{1,2}|(?:(?<=_)|^)(?:[a-h]|left|right|one|two|first|second))")
 _SIDE = re.compile(
+    r"(?:i )?(?:strongly |slightly |clearly )?(?:prefer |choose )?"
     r"(?:the )?(?:response|reply|answer|model|option|assistant|text|completion|candidate|output|summary)? ?"
     r"(a|b|0|1|2|left|right|first|second|one|two)(?: is)?(?: much| slightly| clearly| significantly)?"
     r"(?: better| preferred| wins)?(?: one)?"
 )
+_GREATER = re.compile(r"(.+?)(>{1,3}|<{1,3})(.+)")
 _WORDS = {
-    "tie": "tie|equal|equally good|same|about the same|similar|both|both good|both are good|no preference|draw|neutral",
-    "both_bad": "both bad|bothbad|both are bad|tie bothbad|tie both bad|neither|none|equally bad|both_bad",
+    "tie": "tie|equal|equally good|same|about the same|similar|about equal|both|both good|both are good|no preference"
+    "|draw|neutral",
+    "both_bad": "both bad|bothbad|both are bad|tie bothbad|tie both bad|neither|neither is good|none|equally bad"
+    "|both_bad",
     "unsure": "unsure|not sure|cannot tell|can t tell|don t know|i don t know|unclear|cannot judge|skip",
 }
 _CHOICE_OF = {word: choice for choice, words in _WORDS.items() for word in words.split("|")}
 _GOOD = "good|yes|like|liked|thumbs up|positive|accept|accepted|desirable|correct|acceptable|up|helpful|true".split("|")
 _BAD = "bad|no|dislike|disliked|thumbs down|negative|reject|rejected|undesirable|incorrect|unacceptable|down".split("|")
-_BAD += ["unhelpful", "false"]
+_BAD += ["unhelpful", "false", "unsafe"]
+_SIGNS = {"👍": True, "👎": False}
+# What a question asks, by its name: which reply is better, how good one is, or something that says neither.
+_ASKS_ELSE = re.compile(
+    r"wors|harm|toxi|unsafe|offens|bias|error|mistake|difficult|length|long|short|verbos|topic|categor|language|shown|order|"
+    r"first|seen|time|confiden|sure|flag|spam|verif|comment|reason|rationale|hallucinat|refus"
+)
+_ASKS_BETTER = re.compile(r"prefer|better|best|winner|choice|choose|compar|overall|rank|verdict|vote")
+_ASKS_QUALITY = re.compile(r"quality|helpful|rating|score|stars|satisf|thumb|like|feedback|label|accept|good")
 
 
 @dataclass(frozen=True)
@@ -54,6 +80,17 @@ class Answer:
     kind: str  # choice, rating or ranking; what else a tool asks is `other`
     value: Any
     target: str = ""  # the column that was asked about, where the tool says
+    compares: bool = False  # the tool says that replies were compared
+
+    @property
+    def rank(self) -> int:
+        """How surely it says which reply is better, or how good one is; below 0: it says something else."""
+        name = _plain(self.question)
+        if _ASKS_ELSE.search(name):
+            return -1
+        if _ASKS_BETTER.search(name) or self.compares:
+            return 2
+        return 1 if _ASKS_QUALITY.search(name) else 0
 
 
 @dataclass(frozen=True)
@@ -71,10 +108,11 @@ def task(fields: Value) -> Task:
     )
     if key is None:
         raise RefusedError("missing_field")
-    replies = _replies({name: value for name, value in fields.items() if name != key})
+    context = {name: fields[name] for name in CONTEXT if name != key and name in fields}
+    replies = _replies({name: value for name, value in fields.items() if name != key and name not in context})
     if not replies:
         raise RefusedError("missing_field")
-    return Task(dialogue.prompt(fields[key]), replies)
+    return Task(prompt_of(fields, key), replies)
 
 
 def records(shown: Task, answers: Sequence[Answer], source: str, rater: str, **more: Any) -> list[Any]:
@@ -84,40 +122,64 @@ def records(shown: Task, answers: Sequence[Answer], source: str, rater: str, **m
     if len(shown.replies) == 1:
         return _feedback(shown, answers, ratings, source, rater, more)
     more = more | seconds
-    for answer in answers:
-        if answer.kind == "ranking" and (ranks := _ranks(shown, answer.value)):
-            names = [name for name in shown.replies if name in ranks]
-            replies = [shown.replies[name] for name in names]
-            return list(ranking(shown.prompt, replies, [ranks[name] for name in names], source, rater=rater, **more))
-    if len(shown.replies) == 2:
-        for answer in answers:
-            if answer.kind == "choice" and (choice := verdict(answer.value, list(shown.replies))):
-                reply_a, reply_b = shown.replies.values()
-                return [
-                    compare(
-                        shown.prompt, reply_a, reply_b, choice, source, rater, scores=_whole(shown, ratings), **more
-                    )
-                ]
+    replies = list(shown.replies.values())
+    rankings = _agreed(answers, "ranking", lambda value: _ranks(shown, value) or None)
+    if rankings is AMBIGUOUS:
+        return [Dropped("ambiguous_question")]
+    if rankings:
+        names = [name for name in shown.replies if name in rankings]
+        ranks = [rankings[name] for name in names]
+        return list(ranking(shown.prompt, [shown.replies[name] for name in names], ranks, source, rater=rater, **more))
+    if len(replies) == 2:
+        choice = _agreed(answers, "choice", lambda value: verdict(value, list(shown.replies)))
+        if choice is AMBIGUOUS:
+            return [Dropped("ambiguous_question")]
+        if choice:
+            scores = _whole(shown, ratings)
+            return [compare(shown.prompt, replies[0], replies[1], choice, source, rater, scores=scores, **more)]
     whole = _whole(shown, ratings)
-    if whole:
-        stars = next(iter(whole.values()))
-        order = [-star for star in stars]
-        return list(ranking(shown.prompt, list(shown.replies.values()), order, source, whole, rater=rater, **more))
+    ranked = {what: stars for what, stars in whole.items() if Answer(what, "rating", None).rank >= 0}
+    if ranked:
+        surest = max(ranked, key=lambda what: Answer(what, "rating", None).rank)
+        order = [-star for star in ranked[surest]]
+        return list(ranking(shown.prompt, replies, order, source, whole, rater=rater, **more))
     return [Dropped("unanswered" if not answers else "unreadable_answer")]
+
+
+AMBIGUOUS = object()
+
+
+def _agreed(answers: Sequence[Answer], kind: str, read: Callable[[Any], Any]) -> Any:
+    """What the surest readable answers of a kind say; None where none does, AMBIGUOUS where they contradict each other.
+
+    Questions about something else, by their names, are not asked: which reply is longer, or worse.
+    """
+    said = [(answer.rank, read(answer.value)) for answer in answers if answer.kind == kind and answer.rank >= 0]
+    said = [(rank, value) for rank, value in said if value is not None]
+    surest = max((rank for rank, _ in said), default=0)
+    values = [value for rank, value in said if rank == surest]
+    if not values:
+        return None
+    return values[0] if all(value == values[0] for value in values) else AMBIGUOUS
 
 
 def side_columns(names: Iterable[str]) -> tuple[str, str] | None:
     """The two columns that hold replies, as response_a and response_b; None where there are not exactly two."""
+    found = next(iter(_by_stem(names).values()), {})
+    if len(found) != 2:
+        return None
+    first, second = (found[place] for place in sorted(found))
+    return first, second
+
+
+def _by_stem(names: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Columns that differ in a side alone: {stem: {place: column}} of at least two, the likeliest replies first."""
     of_stem: dict[str, dict[int, str]] = {}
     for name in names:
         stem, side = _split(_plain(name))
-        if side in _PLACE and stem and stem in _STEMS:
+        if side in _PLACE and stem in _STEMS:
             of_stem.setdefault(stem, {})[_PLACE[side]] = name
-    several = [found for found in of_stem.values() if len(found) > 1]
-    if len(several) != 1 or len(several[0]) != 2:
-        return None
-    first, second = (several[0][place] for place in sorted(several[0]))
-    return first, second
+    return {stem: of_stem[stem] for stem in _STEMS if len(of_stem.get(stem, {})) > 1}
 
 
 def verdict(value: Any, names: Sequence[str]) -> str | None:
@@ -126,6 +188,8 @@ def verdict(value: Any, names: Sequence[str]) -> str | None:
         value = value[0]
     if not isinstance(value, str | int) or isinstance(value, bool):
         return None
+    if greater := _GREATER.fullmatch(str(value)):
+        value = greater[1 if greater[2][0] == ">" else 3]
     plain = _plain(str(value))
     for place, name in enumerate(names):
         if plain in (_plain(name), token(name)):
@@ -144,20 +208,31 @@ def verdict(value: Any, names: Sequence[str]) -> str | None:
 def _feedback(
     shown: Task, answers: Sequence[Answer], ratings: dict[str, dict[str, float]], source: str, rater: str, more: Value
 ) -> list[Any]:
-    """Of one reply: liked or not. Of stars, as many as 4 of 5 are liking and 2 disliking; 3 says neither."""
-    ((_, reply),) = shown.replies.items()
-    for answer in answers:
-        word = answer.value[0] if isinstance(answer.value, list) and len(answer.value) == 1 else answer.value
-        said = _plain(str(word)).replace("_", " ") if answer.kind == "choice" else ""
-        if said in _GOOD + _BAD:
-            return [rated(shown.prompt, reply, said in _GOOD, source, rater, **more)]
-    stars = next((value for of_reply in ratings.values() for value in of_reply.values()), None)
-    if stars is None:
+    """Of one reply: liked or not. Of five stars, as many as 4 are liking and 2 disliking; 3 says neither."""
+    ((name, reply),) = shown.replies.items()
+    liked = _agreed(answers, "choice", liking)
+    if liked is AMBIGUOUS:
+        return [Dropped("ambiguous_question")]
+    if liked is not None:
+        return [rated(shown.prompt, reply, liked, source, rater, **more)]
+    stars = {what: of_reply[name] for what, of_reply in ratings.items() if Answer(what, "rating", None).rank >= 0}
+    if not stars:
         return [Dropped("unanswered" if not answers else "unreadable_answer")]
-    share = stars / (5 if stars <= 5 else 10)
-    if 0.4 < share < 0.8:
+    star = stars[max(stars, key=lambda what: Answer(what, "rating", None).rank)]
+    if not 1 <= star <= 5:  # of ten, or of a hundred: what is many there, nobody said
+        raise RefusedError("range")
+    if 2 < star < 4:
         return [Dropped("neutral")]
-    return [rated(shown.prompt, reply, share >= 0.8, source, rater, **more)]
+    return [rated(shown.prompt, reply, star >= 4, source, rater, **more)]
+
+
+def liking(value: Any) -> bool | None:
+    """Whether a word says that a reply is wanted; None where it says neither."""
+    word = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(word, str) and word.strip() in _SIGNS:
+        return _SIGNS[word.strip()]
+    said = _plain(str(word)).replace("_", " ")
+    return said in _GOOD if said in _GOOD + _BAD else None
 
 
 def _ratings(shown: Task, answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
@@ -214,19 +289,26 @@ def _replies(fields: Value) -> dict[str, str]:
         items = fields.get(name)
         if isinstance(items, list) and len(items) > 1:
             return {_item_name(item, place): _item_text(item) for place, item in enumerate(items)}
-    of_stem: dict[str, dict[int, str]] = {}
-    for name, value in fields.items():
-        stem, side = _split(_plain(name))
-        if side in _PLACE and _is_reply(value):
-            of_stem.setdefault(stem, {})[_PLACE[side]] = name
-    several = [names for stem, names in of_stem.items() if len(names) > 1 and stem in _STEMS]
-    several = several or [names for names in of_stem.values() if len(names) > 1]
+    texts = [name for name, value in fields.items() if _is_reply(value)]
+    several = next(iter(_by_stem(texts).values()), None) or _named_alike(texts)
     if several:
-        return {names[place]: _item_text(fields[names[place]]) for names in several[:1] for place in sorted(names)}
+        return {several[place]: _item_text(fields[several[place]]) for place in sorted(several)}
     if all(_is_reply(fields.get(name)) for name in ("chosen", "rejected")):
         return {name: _item_text(fields[name]) for name in ("chosen", "rejected")}
-    single = [name for name, value in fields.items() if _plain(name) in _STEMS - {""} and _is_reply(value)]
+    of_stem = {_plain(name): name for name in texts}
+    single = [of_stem[stem] for stem in _STEMS if stem in of_stem and stem not in _NO_TEXT]
     return {name: _item_text(fields[name]) for name in single[:1]}
+
+
+def _named_alike(names: Iterable[str]) -> dict[int, str] | None:
+    """Columns of any name that differ in a side alone, where nothing else can be replies: note_a and note_b."""
+    of_stem: dict[str, dict[int, str]] = {}
+    for name in names:
+        stem, side = _split(_plain(name))
+        if side in _PLACE:
+            of_stem.setdefault(stem, {})[_PLACE[side]] = name
+    several = [found for found in of_stem.values() if len(found) > 1]
+    return several[0] if len(several) == 1 else None
 
 
 def _is_reply(value: Any) -> bool:

@@ -18,13 +18,28 @@ Value = dict[str, Any]
 REPLY_KEYS = ("response", "text", "content", "completion", "reply", "answer", "output", "body", "value")
 SCORE_KEYS = ("overall_score", "score", "rating", "fine-grained_score", "reward")
 # The preferred reply and the other, by the names that datasets of the hub and makers of models give them.
+_TEXTS = ("response", "answer", "text", "completion", "reply", "output")
 PAIRS = (
     ("chosen", "rejected"),
-    ("chosen_response", "rejected_response"),
+    *((f"chosen_{what}", f"rejected_{what}") for what in _TEXTS),
+    *((f"{what}_chosen", f"{what}_rejected") for what in _TEXTS),
     ("preferred_output", "non_preferred_output"),
+    ("preferred_response", "dispreferred_response"),
     ("preferred", "dispreferred"),
+    ("better", "worse"),
+    ("better_response", "worse_response"),
+    ("accepted", "rejected"),
+    ("winner", "loser"),
+    ("win", "lose"),
+    ("positive", "negative"),
+    ("pos", "neg"),
+    ("y_w", "y_l"),
+    ("response_w", "response_l"),
     ("response_j", "response_k"),
 )
+CONTEXT = ("system", "system_prompt", "history", "input")  # what a prompt may say beside its question
+_RATERS: tuple[str, ...] = ("rater", "rater_id", "annotator_index", "annotator_id", "annotator", "worker_id", "worker")
+_RATERS += ("labeler", "labeller")
 MOST_REPLIES = 64  # of a ranking: it gives 2,016 pairs
 
 
@@ -157,8 +172,61 @@ def demonstration(turns: list[Message], reply: str, source: str, domain: str = "
 
 
 def named_pair(row: Value) -> tuple[str, str] | None:
-    """The names of a preferred reply and of the other, where the row has one of them."""
-    return next((names for names in PAIRS if names[0] in row or names[1] in row), None)
+    """The names of a preferred reply and of the other; of `chosen` and `rejected` one is enough to tell."""
+    if "chosen" in row or "rejected" in row:
+        return PAIRS[0]
+    return next((names for names in PAIRS if names[0] in row and names[1] in row), None)
+
+
+def prompt_of(row: Value, key: str) -> list[Message]:
+    """The prompt under a key, with the `input` of an instruction, the `system` message and the `history` beside it."""
+    asked, more = row.get(key), row.get("input")
+    if key == "instruction" and isinstance(asked, str) and isinstance(more, str) and more.strip():
+        asked = f"{asked}\n\n{more}"
+    return in_context(row, dialogue.prompt(asked))
+
+
+def in_context(row: Value, turns: list[Message]) -> list[Message]:
+    """Turns after the `system` message and `history` of their row, where it has some. Raises RefusedError."""
+    history = row.get("history")
+    if isinstance(history, list) and history:
+        head = turns[:1] if turns[0]["role"] == "system" else []
+        turns = [*head, *_earlier(history), *turns[len(head) :]]
+    system = next((row[key] for key in ("system", "system_prompt") if row.get(key)), None)
+    if isinstance(system, str) and system.strip() and turns[0]["role"] != "system":
+        turns = [Message(role="system", content=system), *turns]
+    return dialogue.check_prompt(turns)
+
+
+def _earlier(history: list[Any]) -> list[Message]:
+    """Earlier turns, as messages or as pairs of question and answer."""
+    if all(isinstance(turn, dict) for turn in history):
+        return dialogue.messages(history)
+    if not all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(t, str) for t in turn) for turn in history):
+        raise RefusedError("type")
+    return [
+        Message(role=role, content=said)
+        for turn in history
+        for role, said in zip(("user", "assistant"), turn, strict=True)
+    ]
+
+
+def vote_of(row: Value) -> Value:
+    """What a row says of its vote, by the names of our own records and others': rater, confidence, weight, time."""
+    rater = next((row[key] for key in _RATERS if isinstance(row.get(key), str | int) and row[key] is not True), None)
+    found: Value = {"rater": str(rater).strip() or None if rater is not None else None}
+    confidence, weight, seconds = (row.get(key) for key in ("confidence", "weight", "seconds"))
+    if is_number(confidence) and 0 <= confidence <= 1:
+        found["confidence"] = float(confidence)
+    if is_number(weight) and weight >= 0:
+        found["weight"] = float(weight)
+    if is_number(seconds) and seconds >= 0:
+        found["seconds"] = float(seconds)
+    created = moment(row.get("created_at"))
+    return found | ({"created_at": created} if created else {})
+
+
+VOTE = frozenset({*_RATERS, "confidence", "weight", "seconds", "created_at"})
 
 
 def sides(row: Value, key_a: str, key_b: str, choice: str) -> tuple[str, str]:

@@ -48,7 +48,7 @@ def _answers(result: Value) -> list[Answer]:
     if kind == "ranker":
         return [Answer(question, "ranking", order) for order in _orders(value)]
     said = value.get("selected") if kind == "pairwise" else value.get(kind)
-    return [] if said is None else [Answer(question, _KINDS.get(kind, "other"), said, target)]
+    return [] if said is None else [Answer(question, _KINDS.get(kind, "other"), said, target, kind == "pairwise")]
 
 
 def _orders(value: Value) -> list[Any]:

@@ -1,5 +1,6 @@
 """Rankings of k replies: canonical ones, UltraFeedback's scores, Nectar's ranks, OpenAssistant's trees."""
 
+import re
 from typing import Any
 
 from tasks.preferences import canonical, dialogue
@@ -25,6 +26,7 @@ _LISTS = ("replies", "responses", "answers", "completions", "candidates", "gener
 _RANKS = ("ranks", "ranking", "rankings", "rank", "order")
 _SCORES = ("scores", "rewards", "ratings")
 _PROMPTS = ("prompt", "instruction", "question", "query")
+_NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 def rankings(row: Value, source: str) -> Found:
@@ -80,7 +82,8 @@ def _reply(item: Any) -> str:
 def scored(row: Value, source: str) -> Found:
     """Completions with scores, as UltraFeedback has them: every pair, each of weight 1 / number of pairs.
 
-    Cui 2023, arXiv:2310.01377. Equal scores are a tie. The ratings of its aspects become scores of objectives.
+    Cui 2023, arXiv:2310.01377. Equal scores are a tie. The ratings of its aspects become scores of objectives. What is
+    empty or has no score is left out while two are left.
     """
     turns = dialogue.prompt(row.get(first_key(row, _PROMPTS)))
     completions = row.get("completions")
@@ -88,9 +91,26 @@ def scored(row: Value, source: str) -> Found:
         raise RefusedError("type")
     if len(completions) < 2:
         raise RefusedError("missing_field")
-    replies = [text(item, first_key(item, REPLY_KEYS)) for item in completions]
-    ranks = [-number(item, first_key(item, SCORE_KEYS)) for item in completions]
-    return ranking(turns, replies, ranks, source, _aspects(completions))
+    usable, refused = [], []
+    for item in completions:
+        try:
+            usable.append((item, text(item, first_key(item, REPLY_KEYS)), -_score(item)))
+        except RefusedError as error:
+            refused.append(error)
+    if len(usable) < 2:
+        raise refused[0]
+    items, replies, ranks = map(list, zip(*usable, strict=True))
+    dropped = [Dropped(error.reason) for error in refused]
+    return [*ranking(turns, replies, ranks, source, _aspects(items)), *dropped]
+
+
+def _score(item: Value) -> float:
+    """Of a completion; a number may stand as text. Raises RefusedError."""
+    key = first_key(item, SCORE_KEYS)
+    value = item.get(key)
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value)
+    return number(item, key)
 
 
 def _aspects(completions: list[Value]) -> dict[str, list[float | None]]:

@@ -5,10 +5,13 @@ from typing import Any
 
 from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
+from tasks.preferences.formats.answers import liking
 from tasks.preferences.formats.building import (
+    CONTEXT,
     GROUP,
     PAIRS,
     REPLY_KEYS,
+    VOTE,
     Dropped,
     Format,
     Found,
@@ -16,20 +19,23 @@ from tasks.preferences.formats.building import (
     demonstration,
     first_key,
     has,
+    in_context,
     is_number,
     named_pair,
     number,
+    prompt_of,
     ranking,
     rated,
+    vote_of,
 )
 from tasks.preferences.formats.comparisons import marked_turns
 from tasks.preferences.screen import RefusedError
+from tasks.records import Message
 
-_LIKED = ("label", "desirable", "liked", "thumbs_up", "is_safe", "is_correct")
-_SAID = ("feedback", "thumbs", "vote", "verdict")  # where their value is one of these words; else they say other things
-_WORDS = {True: {"thumbs_up", "good", "like", "positive", "up", "👍"}}
-_WORDS[False] = {"thumbs_down", "bad", "dislike", "negative", "down", "👎"}
-_MEANS: dict[Any, bool] = {word: liked for liked, words in _WORDS.items() for word in words} | {1: True, 0: False}
+_LIKED = ("label", "desirable", "liked", "thumbs_up", "is_safe", "is_correct", "kto_tag", "is_preferred")
+_SAID = ("feedback", "thumbs", "vote", "verdict")  # where their value is a verdict; else they say other things
+_STARS = ("rating", "stars", "score", "reward")  # of how many, nobody said: such a reply is neither wanted nor imitated
+_ASKED = ("prompt", "question", "instruction")
 _COMPLETIONS = ("completion", "response", "output", "answer")
 _ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -37,24 +43,42 @@ _ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosi
 def feedback(row: Value, source: str) -> Found:
     """Binary feedback on one reply, as KTO learns from. Ethayarajh 2024, arXiv:2402.01306.
 
-    A label is true or false, 1 or 0, or a word for them. `is_safe` (BeaverTails) and `is_correct` are verdicts, too.
+    A label is true or false, 1 or 0, or a word for them. `is_safe` (BeaverTails) and `is_correct` are verdicts, too,
+    and `kto_tag` of dialogues in ShareGPT's words.
     """
-    turns = dialogue.prompt(row.get("prompt"))
-    liked = _liked(row.get(first_key(row, (*_LIKED, *_SAID))))
+    said = row.get(first_key(row, (*_LIKED, *_SAID)))
+    if said is None:
+        return [Dropped("unanswered")]
+    liked = _liked(said)
     if liked is None:
         raise RefusedError("bad_label")
-    key = first_key(row, REPLY_KEYS)
-    if isinstance(row.get(key), list):
-        turns, reply = dialogue.split_reply(turns + dialogue.messages(row[key]))
-    else:
-        reply = text(row, key)
-    return [rated(turns, reply, liked, source)]
+    turns, reply = _single(row)
+    vote = {key: value for key, value in vote_of(row).items() if key in ("rater", "weight", "created_at")}
+    return [rated(turns, reply, liked, source, **vote)]
 
 
 def _liked(value: Any) -> bool | None:
-    if isinstance(value, str):
-        value = value.strip().casefold().replace(" ", "_").replace("-", "_")
-    return _MEANS.get(value) if isinstance(value, str | int) else None
+    if isinstance(value, bool):
+        return value
+    if is_number(value):
+        return {1.0: True, 0.0: False, -1.0: False}.get(float(value))
+    word = value.strip() if isinstance(value, str) else ""
+    return {"1": True, "0": False, "-1": False}.get(word, liking(word))
+
+
+def _single(row: Value) -> tuple[list[Message], str]:
+    """The prompt of a row and its one reply, in whatever shape. Raises RefusedError."""
+    if (key := first_key(row, ("messages", "conversations", "conversation"))) in row and not _is_asked(row):
+        turns, reply = dialogue.split_reply(dialogue.messages(row[key]))
+        return in_context(row, turns), reply
+    said = first_key(row, (*_COMPLETIONS, *REPLY_KEYS))
+    if not isinstance(row.get(said), list):
+        return prompt_of(row, first_key(row, _ASKED)), text(row, said)
+    turns = dialogue.messages(row[said])
+    if turns[0]["role"] == "assistant":
+        turns = prompt_of(row, first_key(row, _ASKED)) + turns
+    turns, reply = dialogue.split_reply(turns)  # else the whole dialogue stands there
+    return in_context(row, turns), reply
 
 
 def helpsteer(row: Value, source: str) -> Found:
@@ -83,7 +107,8 @@ def _prompt_of(row: Value) -> object:
 
 def chat(row: Value, source: str) -> Found:
     """Chat: `messages` that end with the assistant, whose last reply is the one to imitate."""
-    return [demonstration(*dialogue.split_reply(dialogue.messages(row.get("messages"))), source)]
+    turns, reply = dialogue.split_reply(dialogue.messages(row.get("messages")))
+    return [demonstration(in_context(row, turns), reply, source)]
 
 
 def sharegpt(row: Value, source: str) -> Found:
@@ -93,69 +118,77 @@ def sharegpt(row: Value, source: str) -> Found:
     if start == len(turns):
         raise RefusedError("missing_field")
     early: list[Any] = [Dropped("reply_before_question")] if start else []
-    system = row.get("system")
-    if isinstance(system, str) and system.strip() and turns[start]["role"] == "user":
-        turns[start:start] = [{"role": "system", "content": system}]
-    return [demonstration(*dialogue.split_reply(turns[start:]), source), *early]
+    turns, reply = dialogue.split_reply(turns[start:])
+    return [demonstration(in_context(row, turns), reply, source), *early]
 
 
 def alpaca(row: Value, source: str) -> Found:
     """Alpaca: `instruction`, `input` where there is one, `output`; `system` and `history` as others add them."""
-    asked = text(row, "instruction") if row.get("instruction") or not row.get("input") else row["input"]
-    more = row.get("input")
-    if more is not None and not isinstance(more, str):
+    if row.get("input") is not None and not isinstance(row["input"], str):
         raise RefusedError("type")
-    if more and more.strip() and more is not asked:
-        asked = f"{asked}\n\n{more}"
-    return [demonstration(dialogue.prompt(asked), text(row, first_key(row, _COMPLETIONS[::-1])), source)]
+    key = "instruction" if row.get("instruction") or not row.get("input") else "input"
+    if key == "instruction":
+        text(row, key)
+    return [demonstration(prompt_of(row, key), text(row, first_key(row, _COMPLETIONS[::-1])), source)]
 
 
 def prompt_completion(row: Value, source: str) -> Found:
     """`prompt` and `completion` (or `response`, `output`, `answer`; `question`), as texts or as messages."""
-    turns = dialogue.prompt(row.get(first_key(row, ("prompt", "question", "instruction"))))
-    key = first_key(row, _COMPLETIONS)
+    turns, reply = _single(row)
     context = row.get("context")
     if isinstance(context, str) and context.strip() and "instruction" in row:
-        turns[-1] = {"role": "user", "content": f"{turns[-1]['content']}\n\n{context}"}
-    if isinstance(row.get(key), list):
-        return [demonstration(*dialogue.split_reply(turns + dialogue.messages(row[key])), source)]
-    return [demonstration(turns, text(row, key), source)]
+        turns = [*turns[:-1], {"role": "user", "content": f"{turns[-1]['content']}\n\n{context}"}]
+    return [demonstration(turns, reply, source)]
 
 
-_OTHERS = {*chain(*PAIRS), "reply_a", "reply_b", "expected", "steps", *_ATTRIBUTES, "output_1", "output_2"}
+_OTHERS = {*chain(*PAIRS), "reply_a", "reply_b", "expected", "steps", "output_1", "output_2", "reply", *_ATTRIBUTES}
+
+
+def _is_judged(row: Value) -> bool:
+    """Whether a row says how good its reply is: it is no demonstration then, for it may be a bad one."""
+    return bool({*_LIKED, *_STARS} & row.keys()) or any(_liked(row.get(key)) is not None for key in _SAID)
+
+
+def _is_asked(row: Value) -> bool:
+    return any(key in row for key in _ASKED)
 
 
 def _is_feedback(row: Value) -> bool:
-    return (
-        "prompt" in row
-        and "reply" not in row
-        and (
-            any(key in row for key in _LIKED[1:])
-            or has(row, "label", "completion")
-            or has(row, "label", "response")
-            or _says(row)
-        )
-    )
-
-
-def _says(row: Value) -> bool:
-    return any(_liked(row.get(key)) is not None for key in _SAID)
+    if not _is_judged(row) or _OTHERS & row.keys() or not {*_LIKED, *_SAID} & row.keys():
+        return False
+    said = first_key(row, (*_COMPLETIONS, *REPLY_KEYS))
+    if _is_asked(row):
+        return said in row and not isinstance(row[said], dict)
+    return any(_is_messages(row.get(key)) for key in ("messages", "conversations", "conversation", said))
 
 
 def _is_completion(row: Value) -> bool:
     asked = "prompt" in row or has(row, "question", "answer") or has(row, "instruction", "response")
-    said = any(isinstance(row.get(key), str) or _is_messages(row.get(key)) for key in _COMPLETIONS)
-    if not asked or _says(row) or (set(_LIKED) | _OTHERS | {"reply", "messages"}) & set(row):
+    if not asked or _is_judged(row) or (_OTHERS | {"messages"}) & row.keys():
         return False
-    return said or "completion" in row
+    return "completion" in row or any(isinstance(row.get(k), str) or _is_messages(row.get(k)) for k in _COMPLETIONS)
 
 
 def _is_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], dict)
+        and bool({"role", "from"} & set(value[0]))
+    )
+
+
+def _is_dialogue(row: Value) -> bool:
+    return named_pair(row) is None and not _is_judged(row)
 
 
 FORMATS = (
-    Format("feedback", frozenset({"prompt", *_LIKED, *_SAID, *REPLY_KEYS}), _is_feedback, feedback),
+    Format(
+        "feedback",
+        VOTE | {*_ASKED, *CONTEXT, *_LIKED, *_SAID, *REPLY_KEYS, "messages", "conversations", "conversation"},
+        _is_feedback,
+        feedback,
+    ),
     Format(
         "helpsteer",
         frozenset({"prompt", "response", *_ATTRIBUTES, GROUP}),
@@ -165,29 +198,29 @@ FORMATS = (
     ),
     Format(
         "chat",
-        frozenset({"messages"}),
-        lambda row: "messages" in row and named_pair(row) is None,
+        frozenset({"messages", *CONTEXT}),
+        lambda row: "messages" in row and _is_dialogue(row) and not has(row, "message_tree_id"),
         chat,
     ),
     Format(
         "sharegpt",
-        frozenset({"conversations", "conversation", "system"}),
+        frozenset({"conversations", "conversation", *CONTEXT}),
         lambda row: (
             ("conversations" in row or _is_messages(row.get("conversation")))
             and "messages" not in row
-            and named_pair(row) is None
+            and _is_dialogue(row)
         ),
         sharegpt,
     ),
     Format(
         "alpaca",
-        frozenset({"instruction", "input", "output"}),
-        lambda row: has(row, "instruction", "output"),
+        frozenset({"instruction", "output", *CONTEXT}),
+        lambda row: has(row, "instruction", "output") and _is_dialogue(row),
         alpaca,
     ),
     Format(
         "prompt_completion",
-        frozenset({"prompt", "question", "instruction", "context", *_COMPLETIONS}),
+        frozenset({*_ASKED, "context", *CONTEXT, *_COMPLETIONS}),
         lambda row: _is_completion(row) and not has(row, "instruction", "output"),
         prompt_completion,
     ),

@@ -4,48 +4,59 @@ Read where no other format explains a row. What a verdict means has to stand in 
 name that tells its side (1 of response_1). So 0 and 1 beside response_a and response_b are refused.
 """
 
-from typing import Any
-
-from tasks.preferences import dialogue
 from tasks.preferences.formats import answers
-from tasks.preferences.formats.building import Format, Found, Value, compare, sides
+from tasks.preferences.formats.building import VOTE, Dropped, Format, Found, Value, compare, prompt_of, sides, vote_of
 from tasks.preferences.screen import RefusedError
 
 _VERDICTS: tuple[str, ...] = ("choice", "preference", "preferred", "winner", "verdict", "vote", "label", "better")
 _VERDICTS += ("best", "selected", "judgement", "judgment", "annotation", "human_preference")
 _VERDICTS += ("preferred_response", "better_response")
-_RATERS = ("rater", "rater_id", "annotator", "annotator_id", "worker", "worker_id", "labeler", "labeller", "judge")
 
 
 def votes(row: Value, source: str) -> Found:
     """`prompt`, `response_a`, `response_b` and `preference`, or names like them; `rater` where there is one."""
-    asked, key, names = _first(row, answers.PROMPTS), _first(row, _VERDICTS), answers.side_columns(row)
-    if asked is None or key is None or names is None:
+    asked, key, names = _first(row, answers.PROMPTS), _verdict_of(row), answers.side_columns(row)
+    if asked is None or names is None:
         raise RefusedError("missing_field")
-    turns = dialogue.prompt(row[asked])
-    if row[key] is None:
-        raise RefusedError("missing_field")
-    choice = _choice(row[key], names)
+    turns = prompt_of(row, asked)
+    if key is None:
+        return [Dropped("unanswered")]
+    choice = _choice(row, key, names)
     reply_a, reply_b = sides(row, *names, choice)
-    return [compare(turns, reply_a, reply_b, choice, source, _rater(row))]
+    judge = row.get("judge")
+    more = vote_of(row)
+    more["rater"] = more["rater"] or (judge if isinstance(judge, str) else None)
+    return [compare(turns, reply_a, reply_b, choice, source, **more)]
 
 
-def _choice(value: Any, names: tuple[str, str]) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    is_number = str(value).strip().isdigit()
-    found = None if is_number and str(value).strip() not in map(answers.token, names) else answers.verdict(value, names)
+def names_a_side(row: Value, key: str) -> bool:
+    """Whether the row has two replies in columns of their own and says under this key which of them."""
+    names = answers.side_columns(row)
+    return names is not None and key not in names and _meant(row, key, names) is not None
+
+
+def _verdict_of(row: Value) -> str | None:
+    return next((key for key in (*_VERDICTS, "chosen") if row.get(key) is not None), None)
+
+
+def _choice(row: Value, key: str, names: tuple[str, str]) -> str:
+    found = _meant(row, key, names)
     if found is None:
         raise RefusedError("bad_label")
     return found
 
 
-def _rater(row: Value) -> str | None:
-    key = _first(row, _RATERS)
-    name = row[key] if key else None
-    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+def _meant(row: Value, key: str, names: tuple[str, str]) -> str | None:
+    value = row.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    said = str(value).strip()
+    if said.isdigit() and said not in map(answers.token, names):
         return None
-    return str(name).strip()
+    wrote = [row.get(f"model_{answers.token(name)}") for name in names]
+    if isinstance(value, str) and wrote.count(value) == 1:
+        return "ab"[wrote.index(value)]
+    return answers.verdict(value, names)
 
 
 def _first(row: Value, names: tuple[str, ...]) -> str | None:
@@ -55,10 +66,10 @@ def _first(row: Value, names: tuple[str, ...]) -> str | None:
 FORMATS = (
     Format(
         "votes",
-        frozenset({*answers.PROMPTS, *_VERDICTS, *_RATERS}),
+        VOTE | {*answers.PROMPTS, *_VERDICTS},
         lambda row: (
             _first(row, answers.PROMPTS) is not None
-            and _first(row, _VERDICTS) is not None
+            and _first(row, (*_VERDICTS, "chosen")) is not None
             and answers.side_columns(row) is not None
         ),
         votes,

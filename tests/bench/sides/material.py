@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from tests.tasks.folders import bare
+
 ROOT = Path(__file__).parents[3]
 MAX_LENGTH = 256
 MODEL = {
@@ -65,8 +67,7 @@ def dtype_of(folder: Path) -> str:
 
 def main(folder: Path, pairs: str) -> None:
     data = folder / "data"
-    shutil.copytree(ROOT / "data/shards", data / "shards", ignore=shutil.ignore_patterns("rows"))
-    (data / "inputs").mkdir()
+    bare(folder)
     if pairs:
         shutil.copy(pairs, data / "inputs")
         pairs = Path(pairs).name

@@ -252,6 +252,7 @@ VOTES = {
     "annotator": 3,
     "note": "it greets",
 }
+HH = {"chosen": "Hello.", "rejected": "Go."}
 # What datasets of the hub and others' tools make of a pair: all say that "Hello." is better.
 PAIRS: dict[str, dict[str, Any]] = {
     "orca": {"system": " ", "input": "Hi", "chosen": "Hello.", "rejected": "Go.", "generations": ["x"], "order": ["x"]},
@@ -267,6 +268,25 @@ PAIRS: dict[str, dict[str, Any]] = {
         "preferred_output": [HELLO],
         "non_preferred_output": [GO],
     },
+    "worse": {"prompt": "Hi", "better": "Hello.", "worse": "Go."},
+    "papers": {"prompt": "Hi", "y_w": "Hello.", "y_l": "Go."},
+    "texts": {"prompt": "Hi", "chosen_text": "Hello.", "rejected_text": "Go."},
+    "transcripts": {"prompt": "Hi", **{k: f"\n\nHuman: Hi\n\nAssistant: {t}" for k, t in HH.items()}},
+    "windows": {k: f"Human: Hi\r\n\r\nAssistant: {t}" for k, t in HH.items()},
+    "no system": {
+        k: [{"role": "system", "content": ""}, USER, {"role": "assistant", "content": t}] for k, t in HH.items()
+    },
+    "capitals": {k: [{"role": "User", "content": "Hi"}, {"role": "AI", "content": t}] for k, t in HH.items()},
+    "chosen column": {"prompt": "Hi", "response_a": "Go.", "response_b": "Hello.", "chosen": "B", "rejected": "A"},
+    "preferred column": {"prompt": "Hi", "response_a": "Go.", "response_b": "Hello.", "preferred": "response_b"},
+    "models": {
+        "prompt": "Hi",
+        "model_a": "m-1",
+        "model_b": "m-2",
+        "response_a": "Go.",
+        "response_b": "Hello.",
+        "winner": "m-2",
+    },
     "axolotl": {"messages": [USER], "chosen": HELLO, "rejected": GO},
     "zephyr": {"prompt": "Hi", "chosen": [USER, HELLO], "rejected": [USER, GO], "messages": [USER, HELLO]},
 }
@@ -275,6 +295,18 @@ LIKED: dict[str, tuple[dict[str, Any], bool]] = {
     "thumb": ({"prompt": "Hi", "response": "Go.", "feedback": "thumbs_down"}, False),
     "sign": ({"prompt": "Hi", "response": "Hello.", "vote": "👍"}, True),
     "number": ({"prompt": [USER], "completion": [HELLO], "label": 1}, True),
+    "decimal": ({"prompt": "Hi", "completion": "Hello.", "label": 1.0}, True),
+    "minus": ({"prompt": "Hi", "completion": "Go.", "label": -1}, False),
+    "word": ({"prompt": "Hi", "completion": "Go.", "label": "False"}, False),
+    "chat": ({"messages": [USER, GO], "label": False}, False),
+    "kto tag": (
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Go."}], "kto_tag": False},
+        False,
+    ),
+    "alpaca": ({"instruction": "Hi", "input": "", "output": "Go.", "label": False}, False),
+    "answer": ({"question": "Hi", "answer": "Go.", "is_correct": False}, False),
+    "dialogue": ({"prompt": [USER], "completion": [USER, HELLO], "label": True}, True),
+    "whole": ({"completion": [USER, HELLO], "label": True}, True),
 }
 
 EXAMPLES: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.preferences.formats import FORMATS, Dropped, detect
-from tasks.preferences.screen import RefusedError
+from tasks.preferences.screen import BadFileError, RefusedError
 from tasks.records import Demonstration, Feedback, Preference, read_table
 from tests.tasks.preferences import examples
 from tests.tasks.preferences.examples import EXAMPLES, GO, HELLO, USER
@@ -55,6 +55,115 @@ def test_pairs_go_by_several_names(name: str) -> None:
     (record,) = convert(form, examples.PAIRS[name])
     assert (record.prompt, won(record)) == ([USER], "Hello.")
     assert {record.reply_a, record.reply_b} == {"Hello.", "Go."}
+
+
+@pytest.mark.parametrize("scores", ["score_{}", "{}_score", "{}_rating", "rating_{}", "{}-rating"])
+def test_equal_scores_of_a_pair_are_a_tie(scores: str) -> None:
+    row = {"prompt": "Hi", **examples.HH, **{scores.format(name): 8.0 for name in examples.HH}}
+    (record,) = convert("pairs", row)
+    assert (record.choice, json.loads(record.scores)) == ("tie", {"overall": [8.0, 8.0]})
+    assert convert("pairs", row | {scores.format("rejected"): 2.0})[0].choice != "tie"
+    assert convert("pairs", {"prompt": "Hi", **examples.HH, "status": "tie"})[0].choice == "tie"
+
+
+def test_a_prompt_that_the_dialogues_do_not_hold_is_refused() -> None:
+    whole = {"prompt": "Else", "chosen": [USER, HELLO], "rejected": [USER, GO]}
+    texts = {"prompt": "Else", **{k: f"\n\nHuman: Hi\n\nAssistant: {t}" for k, t in examples.HH.items()}}
+    for name, row in (("pairs_conversational", whole), ("pairs", texts)):
+        assert detect([row], "f").name == name
+        with pytest.raises(RefusedError, match="prompt_mismatch"):
+            convert(name, row)
+
+
+BESIDE = {"system": "Be kind.", "history": [["Before?", "Yes."]]}
+CONTEXTS: dict[str, dict[str, Any]] = {
+    "pairs": {"prompt": "Hi", **examples.HH},
+    "pairs_conversational": {"prompt": [USER], "chosen": [HELLO], "rejected": [GO]},
+    "sharegpt_pairs": EXAMPLES["sharegpt_pairs"],
+    "chat": {"messages": [USER, HELLO]},
+    "sharegpt": examples.SHAREGPT,
+    "alpaca": examples.ALPACA_DEMO,
+    "prompt_completion": {"prompt": "Hi", "completion": "Hello."},
+    "feedback": {"prompt": "Hi", "completion": "Hello.", "label": True},
+    "votes": examples.VOTES,
+    "alpaca_eval": {"instruction": "Hi", "output_1": "Hello.", "output_2": "Go.", "preference": 1},
+    "label_studio": {**examples.LABEL_STUDIO, "data": {**examples.LABEL_STUDIO["data"], **BESIDE}},
+}
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_what_was_said_before_is_part_of_the_prompt(name: str) -> None:
+    row = CONTEXTS[name] | BESIDE
+    assert detect([row], "f").name == name
+    assert [(turn["role"], turn["content"]) for turn in convert(name, row)[0].prompt] == [
+        ("system", "Be kind."),
+        ("user", "Before?"),
+        ("assistant", "Yes."),
+        ("user", "Hi"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["pairs", "pairs_conversational", "alpaca_eval", "feedback", "votes"])
+def test_votes_of_two_raters_are_two(name: str) -> None:
+    said = {"confidence": 0.5, "weight": 0.25, "created_at": "2026-01-02T03:04:05Z"}
+    row = {key: value for key, value in CONTEXTS[name].items() if key != "annotator"}
+    one, two = (convert(name, row | said | {"annotator": rater})[0] for rater in (7, "bob"))
+    assert (one.rater, two.rater) == ("7", "bob")
+    assert one.id != two.id
+    assert (one.weight, one.created_at) == (0.25, "2026-01-02T03:04:05Z")
+    if name not in ("alpaca_eval", "feedback"):  # the one has its own, the other none
+        assert one.confidence == 0.5
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi", "response": "Go.", "rating": 1},
+        {"prompt": "Hi", "completion": "Go.", "score": 0.1},
+        {"messages": [USER, GO], "rating": 1},
+        {"prompt": "Hi", "pick": "Hello there.", "drop": "Go away."},
+        {"prompt": "Hi", "Chosen": "Hello there.", "Rejected": "Go away."},
+        {"prompt": "Hi", "replies_of_models": ["Hello.", "Go."]},
+    ],
+)
+def test_what_nobody_can_be_sure_of_is_in_no_known_format(row: dict[str, Any]) -> None:
+    with pytest.raises(BadFileError, match="in no known format"):
+        detect([row], "f")
+
+
+def test_prompts_may_say_what_they_are_about() -> None:
+    row = {"prompt": "Hi", "prompt_id": "7", "category": "open qa", "split": "train", "turns": 1, "url": None}
+    assert detect([row], "f").name == "canonical_prompts"
+
+
+def test_a_row_in_another_format_than_its_file_is_refused(tmp_path: Path) -> None:
+    good = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(40)]
+    judged = {"prompt": "Why?", "completion": "BAD", "label": False}
+    tallies, folder = take(tmp_path, [*good, judged], rate=0.1)
+    assert quarantine(folder) == [(41, "other_format")]
+    assert tallies["s0"].records["demonstrations"] == 40
+
+
+def test_a_key_that_is_null_is_not_there(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", **examples.HH, "completion": None, "label": None, "reply_a": None, "choice": None}
+    tallies, _ = take(tmp_path, [row])
+    assert (tallies["s0"].format, tallies["s0"].records["preferences"]) == ("pairs", 1)
+
+
+def test_completions_without_a_text_or_a_score_are_left_out() -> None:
+    scores: list[Any] = [8.5, "2", "N/A", 5]
+    completions = [{"response": f"Say {n}.", "overall_score": score} for n, score in enumerate(scores)]
+    completions[3]["response"] = " "
+    record, *dropped = convert("scored", {"instruction": "Hi", "completions": completions})
+    assert (won(record), {record.reply_a, record.reply_b}) == ("Say 0.", {"Say 0.", "Say 1."})
+    assert dropped == [Dropped("type"), Dropped("empty_text")]
+
+
+def test_first_files_of_alpaca_eval_have_0_for_a_tie() -> None:
+    row = CONTEXTS["alpaca_eval"]
+    assert convert("alpaca_eval", row | {"preference": 0})[0].choice == "tie"
+    assert convert("alpaca_eval", row | {"preference": None}) == [Dropped("unanswered")]
+    assert convert("votes", {**examples.VOTES, "winner": None}) == [Dropped("unanswered")]
 
 
 def test_the_input_of_an_instruction_is_part_of_the_prompt() -> None:
@@ -224,7 +333,7 @@ def test_a_bad_ranking_gets_its_reason(change: dict[str, Any], reason: str) -> N
         ("label_studio", {"data": "text"}, "type"),
         ("label_studio", {"annotations": "text"}, "type"),
         ("argilla", {"fields": None}, "missing_field"),
-        ("votes", {"winner": None}, "missing_field"),
+        ("votes", {"winner": "c"}, "bad_label"),
         ("votes", {"answer_b": None}, "missing_field"),
         ("votes", {"answer_b": 5}, "type"),
         ("votes", {"question": ""}, "empty_prompt"),
@@ -300,6 +409,87 @@ def test_label_studio_ranker_ratings_and_single_replies() -> None:
         (record,) = convert("label_studio", single)
         assert isinstance(record, Feedback)
         assert (record.desirable, record.signal, record.rater) == (desirable, "explicit", "label-studio:3")
+
+
+def asked(*questions: tuple[str, Any], data: dict[str, Any] | None = None) -> list[Any]:
+    """What a task of Label Studio gives whose questions were answered so: by a word, or with stars."""
+    row = answered()
+    row["data"] = data or row["data"]
+    row["annotations"][0]["result"] = [
+        {"type": "rating", "from_name": name, "to_name": "prompt", "value": {"rating": said}}
+        if isinstance(said, int)
+        else {"type": "choices", "from_name": name, "to_name": "prompt", "value": {"choices": [said]}}
+        for name, said in questions
+    ]
+    return convert("label_studio", row)
+
+
+SINGLE = {"prompt": "Hi", "model": "gpt-4", "response": "Hello."}
+
+
+def test_who_wrote_a_reply_is_not_the_reply() -> None:
+    data = {"prompt": "Hi", "model_a": "gpt-4", "model_b": "llama", "response_a": "Go.", "response_b": "Hello."}
+    (record,) = asked(("preference", "B"), data=data)
+    assert (record.reply_a, record.reply_b) == ("Go.", "Hello.")
+    assert asked(("quality", 5), data=SINGLE)[0].reply == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("questions", "choice"),
+    [
+        ([("which_is_longer", "Answer 1"), ("preference", "Answer 2")], "b"),
+        ([("harmful_content", "None"), ("preference", "Answer 2")], "b"),
+        ([("topic", "similar"), ("overall", "Answer 1")], "a"),
+        ([("preference", "A > B")], "a"),
+        ([("preference", "1 << 2")], "b"),
+        ([("preference", "Strongly prefer B")], "b"),
+        ([("preference", "About equal")], "tie"),
+        ([("preference", "Neither is good")], "both_bad"),
+        ([("toxicity_1", 5), ("toxicity_2", 1), ("helpfulness_1", 2), ("helpfulness_2", 4)], "b"),
+        ([("note", "Answer 1"), ("remark", "Answer 2")], "ambiguous_question"),
+        ([("note", "Answer 1"), ("remark", "Answer 1")], "a"),
+        ([("worse_answer", "Answer 1")], "unreadable_answer"),
+        ([("toxicity_1", 5), ("toxicity_2", 1)], "unreadable_answer"),
+    ],
+)
+def test_the_question_about_the_better_reply_is_the_one(questions: list[tuple[str, Any]], choice: str) -> None:
+    (found,) = asked(*questions)
+    if isinstance(found, Dropped):
+        assert found.reason == choice
+    elif isinstance(questions[0][1], int):
+        assert won(found) == {"a": "Go.", "b": "Hello."}[choice]
+    else:
+        assert found.choice == choice
+
+
+@pytest.mark.parametrize(
+    ("questions", "found"),
+    [
+        ([("is_toxic", "Yes")], "unreadable_answer"),
+        ([("is_toxic", "No"), ("quality", "Bad")], False),
+        ([("difficulty", 5), ("quality", 1)], False),
+        ([("verified", "Yes"), ("quality", "Bad")], False),
+        ([("quality", "👍")], True),
+        ([("quality", "Good"), ("helpful", "No")], "ambiguous_question"),
+        ([("quality", 3)], "neutral"),
+    ],
+)
+def test_a_single_reply_is_judged_by_what_was_asked_about_it(questions: list[tuple[str, Any]], found: Any) -> None:
+    (record,) = asked(*questions, data=SINGLE)
+    assert (record.reason if isinstance(record, Dropped) else record.desirable) == found
+
+
+@pytest.mark.parametrize("stars", [0, 6, 9])
+def test_stars_of_nobody_knows_how_many_are_refused(stars: int) -> None:
+    with pytest.raises(RefusedError, match="range"):
+        asked(("quality", stars), data=SINGLE)
+
+
+def test_columns_of_the_task_are_no_answers() -> None:
+    row = {**examples.LABEL_STUDIO_MIN, "shown_first": "answer1", "topic": "similar", "preference": "answer2"}
+    row.pop("comparison")
+    (record,) = convert("label_studio_min", row)
+    assert won(record) == "Hello."
 
 
 def test_what_nobody_answered_is_dropped_and_counted(tmp_path: Path) -> None:
