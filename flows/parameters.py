@@ -61,15 +61,18 @@ def check(root: Path) -> None:
         from tasks.rlhf import algorithms
 
         document = stage.read_yaml(path)
-        align, own = document["align"], align_stage.Params.model_fields
+        align = document["align"]
         try:
             params = stage.read_params(align_stage.Params, "align", path)
             objective.check(params.algorithm, params.rewards, params.tools, document["reward"], document["solutions"])
         except ValueError as error:
             problems.append(str(error))
-        sections = {name: section for name, section in align.items() if isinstance(section, dict) and name not in own}
-        problems += [f"params.yaml: align.{name}: unknown key" for name in sorted(sections.keys() - algorithms.known())]
-        for name in dict.fromkeys([align["algorithm"], *sorted(sections.keys() & algorithms.known())]):
+        most = document["model"]["max_length"]
+        for name in ("collect", "align", "evaluate"):
+            if (new := document[name]["max_new_tokens"]) >= most:
+                room = f"leaves no room for a prompt in model.max_length = {most}; lower it"
+                problems.append(f"params.yaml: {name}.max_new_tokens = {new}: {room}")
+        for name in dict.fromkeys([align["algorithm"], *sorted(align.keys() & algorithms.known())]):
             try:
                 algorithms.load(name, align.get(name) or {})
             except ValueError as error:

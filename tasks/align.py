@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import ConfigDict, ValidationInfo, field_validator
+from pydantic import ConfigDict, ValidationInfo, field_validator, model_validator
 
 from tasks.adapters import sandbox, stage
 from tasks.adapters.telemetry import FileTracker
@@ -36,7 +36,7 @@ class Params(stage.Params):
     # The sections of the algorithms stand beside these keys; the chosen one is checked by `algorithms.load`.
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    seed: int
+    seed: stage.Seed
     model: ModelOptions
     algorithm: str
     max_new_tokens: Count
@@ -44,6 +44,15 @@ class Params(stage.Params):
     rewards: RewardsOptions = RewardsOptions()
     tools: ToolsOptions = ToolsOptions()
     generation: GenerationOptions = GenerationOptions()
+
+    @model_validator(mode="after")
+    def _of_algorithms(self) -> Self:
+        from tasks.rlhf import algorithms
+
+        if unknown := sorted((self.model_extra or {}).keys() - algorithms.known()):
+            keys = ", ".join((*type(self).model_fields, *sorted(algorithms.known())))
+            raise ValueError(f"{unknown[0]}: unknown key; known: {keys}")
+        return self
 
     @field_validator("one_base")
     @classmethod

@@ -20,7 +20,7 @@ FOLDS = ("train", "judge", "dev", "test")
 
 
 class Params(stage.Params):
-    seed: int
+    seed: stage.Seed
     world: world.WorldParams
     labeller: Literal["simulated", "none"]
     prompts_per_fold: Count

@@ -25,7 +25,7 @@ Scorers = dict[str, list[Any]]  # the members of the reward ensemble, and the ju
 
 
 class Params(stage.Params):
-    seed: int
+    seed: stage.Seed
     model: ModelOptions
     num_samples: Count  # replies per prompt and model
     num_safety_samples: Count = 8  # replies per prompt that calls for a conduct: there are few such prompts

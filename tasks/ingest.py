@@ -82,7 +82,7 @@ CODE = ("ingest", "evaluation/refusals", "preferences", "records", "world", "wor
 
 
 class Params(stage.Params):
-    seed: int
+    seed: stage.Seed
     world: world.WorldParams
     folds: Shares = Shares(judge=0.25, dev=0.05, test=0.18, sealed=0.0)
     sources: Annotated[

@@ -35,7 +35,7 @@ LIBRARIES = ("pyarrow", "tokenizers", "transformers", "jinja2")
 
 
 class Params(stage.Params):
-    seed: int = 0
+    seed: stage.Seed = 0
     world: WorldParams | None = None  # of simulated raters, whose noise is known
     model: ModelOptions
     folds: Shares

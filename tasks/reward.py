@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tasks import chat
 from tasks.adapters import stage
@@ -38,7 +38,7 @@ MEASURED = 200  # counterexamples of a kind, and swaps, that a model is asked ab
 class FitParams(stage.Params, RewardOptions):
     """What the sections `reward` and `judge` share."""
 
-    seed: int
+    seed: stage.Seed
     model: ModelOptions
 
 
@@ -46,6 +46,13 @@ class Params(FitParams):
     members: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     counterexamples: CounterexampleOptions = CounterexampleOptions()
     swaps: SwapOptions = SwapOptions()
+
+    @field_validator("members")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("each member is a number of its own; remove the repeated one")
+        return value
 
 
 def run(params: Params, data: Path, tracker: FileTracker, *, member: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tasks.rlhf.options import DatasetOptions, ModelOptions
 
 
 class Params(stage.Params, DatasetOptions):
-    seed: int
+    seed: stage.Seed
     model: ModelOptions
 
 

@@ -33,7 +33,7 @@ def _once(kinds: list[str]) -> list[str]:
 
 
 class Params(stage.Params, DatasetOptions):
-    seed: int
+    seed: stage.Seed
     model: ModelOptions
     train: Annotated[list[Literal["outcome", "process"]], AfterValidator(_once)]  # each a stage of its own
 

@@ -28,7 +28,8 @@ class RewardModel(PythonModel):  # type: ignore[misc]
         return [self._score(str(row.prompt), str(row.reply)) for row in model_input.itertuples()]
 
     def _score(self, prompt: str, reply: str) -> float:
-        """The head is read at the last token of prompt + reply + eos, or as the mean over the reply's tokens."""
+        """The heads are read at the last token of prompt + reply + eos, or as the mean over the reply's tokens; their
+        weighted sum, less what is length."""
         import torch
 
         scores = []
@@ -39,10 +40,13 @@ class RewardModel(PythonModel):  # type: ignore[misc]
             with torch.no_grad():
                 hidden = network.base_model(input_ids=torch.tensor([prompt_ids + reply_ids])).last_hidden_state[0]
                 mean = settings["pooling"] == "mean"
-                score = float(network.score(hidden[len(prompt_ids) :].mean(0) if mean else hidden[-1]))
-            if settings["bound"] is not None:
-                score = settings["bound"] * math.tanh(score / settings["bound"])
-            scores.append(score - settings["shift"])
+                heads = network.score(hidden[len(prompt_ids) :].mean(0) if mean else hidden[-1]).float().tolist()
+            if (bound := settings["bound"]) is not None:
+                heads = [bound * math.tanh(head / bound) for head in heads]
+            # The heads stand in the order of their sorted names, as the keys of the file do.
+            weights = settings["objectives"].values()
+            score = sum(head * weight for head, weight in zip(heads, weights, strict=True))
+            scores.append(score - settings["length_slope"] * len(reply_ids) - settings["shift"])
         return float(sum(scores) / len(scores))
 
 

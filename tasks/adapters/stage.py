@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.adapters import checkpoints, processes, warm
 from tasks.adapters.telemetry import FileTracker
@@ -64,6 +64,10 @@ class HeldError(Exception):
 
 class BusyError(Exception):
     """A lock is held by a live process; the message names the holder."""
+
+
+_NAMES_A_KEY = re.compile(r"[a-z_]+( = |: )")
+Seed = Annotated[int, Field(ge=0, lt=2**31)]  # what every generator of numbers takes
 
 
 class Params(BaseModel):
@@ -219,6 +223,9 @@ def explain(error: ValidationError, path: Path, section: str, shared: Mapping[st
         keys = [str(part) for part in problem["loc"]]
         if not (shared and keys and keys[0] in shared):
             keys = [section, *keys]
+        if problem["type"] == "value_error" and _NAMES_A_KEY.match(said := str(problem["ctx"]["error"])):
+            lines.append(f"{path}: {'.'.join(keys)}.{said}")  # of several keys that do not agree
+            continue
         value = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
         reason = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
         lines.append(f"{path}: {'.'.join(keys)}{value}: {reason}")

@@ -9,11 +9,12 @@ There is no registry: a new file is a new algorithm.
 """
 
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -41,7 +42,7 @@ def find(name: str) -> tuple[str, Path]:
     here = Path(__file__).parent
     for family in FAMILIES:
         file = here / family / f"{name}.py"
-        if file.is_file() and name != "__init__":
+        if name in known() and file.is_file():
             return family, file
     raise ValueError(f"params.yaml: align.algorithm = {name!r}: no such file; known: {', '.join(sorted(known()))}")
 
@@ -57,10 +58,16 @@ def load(name: str, section: dict[str, Any]) -> Algorithm:
     A key that neither knows, or a value of the wrong kind, is a ValueError naming `align.<name>.<key>`.
     """
     family, _ = find(name)
+    if not isinstance(section, dict):
+        raise ValueError(f"params.yaml: align.{name} = {section!r}: give a mapping of options")
     module = importlib.import_module(f"tasks.rlhf.{family}.{name}")
     own = {field.name for field in fields(module.Config)}
+    kind = _loop_options(family, module)
+    if unknown := [key for key in section if key not in own | kind.model_fields.keys()]:
+        keys, value = ", ".join(sorted(own | kind.model_fields.keys())), section[unknown[0]]
+        raise ValueError(f"params.yaml: align.{name}.{unknown[0]} = {value!r}: unknown key; known: {keys}")
     config = _parse(module.Config, {k: v for k, v in section.items() if k in own}, name)
-    options = _parse(_loop_options(family, module), {k: v for k, v in section.items() if k not in own}, name)
+    options = _parse(kind, {k: v for k, v in section.items() if k not in own}, name)
     if family == "policy":
         _check_needs(module, options, name)
     return Algorithm(name, family, module, config, options)
@@ -102,6 +109,12 @@ def _check_needs(module: ModuleType, options: RolloutOptions, name: str) -> None
 
 
 def _parse(kind: type[Any], values: dict[str, Any], name: str) -> Any:
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"params.yaml: align.{name}.{key} = {value}: give a finite number")
+        if isinstance(value, bool) and hints[key] in (int, float, int | None, float | None):  # true would be 1
+            raise ValueError(f"params.yaml: align.{name}.{key} = {value!r}: give a number")
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -111,7 +124,8 @@ def _parse(kind: type[Any], values: dict[str, Any], name: str) -> Any:
             if problem["type"] == "value_error":  # of keys that contradict each other: the message names them
                 lines.append(f"params.yaml: {key}.{problem['ctx']['error']}")
                 continue
-            unknown = problem["type"] == "extra_forbidden"
-            value = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
-            lines.append(f"params.yaml: {key}{value}: {'unknown key' if unknown else problem['msg']}")
+            if problem["type"] == "missing":
+                lines.append(f"params.yaml: {key}: missing, and it has no default; add it")
+                continue
+            lines.append(f"params.yaml: {key} = {problem['input']!r}: {problem['msg']}")
         raise ValueError("\n".join(lines)) from None

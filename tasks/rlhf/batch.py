@@ -100,6 +100,7 @@ class ScorePart:
     values_B: np.ndarray  # NaN: this source cannot score the reply
     weight: float = 1.0
     learned: bool = False  # by a model, which scores every reply: NaN is then an error
+    members_B: np.ndarray | None = None  # the plain mean over an ensemble, each normalised, where `values_B` is another
     steps: Sequence[Mapping[int, float]] | None = None  # of each reply: its steps' scores, by their last token's place
 
 

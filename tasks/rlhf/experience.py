@@ -168,7 +168,12 @@ def total_score(parts: Mapping[str, ScorePart]) -> tuple[np.ndarray, dict[str, f
     metrics = {"score": float(np.nanmean(total_B)), "unscorable": float(unscorable_B.sum())}
     if len(parts) > 1:
         metrics |= {f"score_{name}": _mean_of_known(part.values_B) for name, part in parts.items()}
-    learned = [part.weight * part.values_B for part in parts.values() if part.learned]
+    # What health.py knows to be near 0 of the reference's replies: the least of several normalised members is not.
+    learned = [
+        part.weight * (part.values_B if part.members_B is None else part.members_B)
+        for part in parts.values()
+        if part.learned
+    ]
     return total_B, metrics | ({"learned_score": float(np.mean(np.sum(learned, 0)))} if learned else {})
 
 

@@ -15,6 +15,9 @@ from tasks.rlhf.batch import Example, LossOutput, token_batches
 CHUNK = 1024
 # Replies to one prompt that are measured in one row: their mask, and what is computed behind it, grow with the square.
 TOGETHER = 4
+# Tokens of a forward pass that only measures. On a CPU larger tensors fall out of its caches, and their memory is new
+# every time: the same pass over real dialogues takes half as long again with 16384.
+MEASURED = {"cpu": 2048, "cuda": 16384}
 # Logits in a chunk beyond which they are recomputed in the backward pass: those of a large vocabulary would
 # dominate memory.
 RECOMPUTE_ABOVE = 2**25
@@ -61,6 +64,19 @@ def pad_by_row(values_N: Tensor, examples: Sequence[Example], width: int | None 
     return torch.nn.functional.pad(padded, (0, missing)) if missing else padded
 
 
+def logits(model: Any, hidden_ND: Tensor) -> Tensor:
+    """The model's own logits at last hidden states, float32 [N, V]: its head, and what some models do to its output."""
+    config = unwrapped(model).config.get_text_config()
+    logits_NV: Tensor = model.get_output_embeddings()(hidden_ND).float()
+    if (divisor := getattr(config, "logits_scaling", None)) not in (None, 1.0):  # Granite
+        logits_NV = logits_NV / divisor
+    if (factor := getattr(config, "logit_scale", None)) not in (None, 1.0):  # Cohere
+        logits_NV = logits_NV * factor
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+        logits_NV = cap * torch.tanh(logits_NV / cap)
+    return logits_NV
+
+
 def unwrapped(model: Any) -> Any:
     """The transformers model itself, with any adapters in place inside it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -72,9 +88,9 @@ def reply_logprobs(
     prompt_ids: Sequence[Sequence[int]],
     reply_ids: Sequence[Sequence[int]],
     temperature: float = 1.0,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
 ) -> list[np.ndarray]:
-    """Per-token log-probs of each reply, float32, in the order given."""
+    """Per-token log-probs of each reply, float32, in the order given. Batches are as large as suits the machine."""
     examples = [Example(p, r) for p, r in zip(prompt_ids, reply_ids, strict=True)]
     out: list[np.ndarray] = [np.empty(0, np.float32)] * len(examples)
     for rows in _measured_together(examples, batch_tokens):
@@ -88,7 +104,7 @@ def reply_logprobs(
 
 @torch.no_grad()
 def reply_sums(
-    logprobs: Callable[[Sequence[Example]], Tensor], examples: Sequence[Example], batch_tokens: int = 16384
+    logprobs: Callable[[Sequence[Example]], Tensor], examples: Sequence[Example], batch_tokens: int | None = None
 ) -> np.ndarray:
     """log p of each reply, in nats, float64 [B], in the order given; `logprobs` measures a batch: [N].
 
@@ -103,7 +119,11 @@ def reply_sums(
     return total
 
 
-def _measured_together(examples: Sequence[Example], batch_tokens: int) -> list[np.ndarray]:
+def measured_tokens() -> int:
+    return MEASURED["cuda" if torch.cuda.is_available() else "cpu"]
+
+
+def _measured_together(examples: Sequence[Example], batch_tokens: int | None) -> list[np.ndarray]:
     """Batches of places in `examples`, at most so many tokens each; replies to one prompt stand side by side in one, so
     that it is read once for them (packing.py)."""
     by_prompt: dict[tuple[int, ...], list[int]] = {}
@@ -113,7 +133,7 @@ def _measured_together(examples: Sequence[Example], batch_tokens: int) -> list[n
         found[start : start + TOGETHER] for found in by_prompt.values() for start in range(0, len(found), TOGETHER)
     ]
     sizes = [sum(examples[place].length for place in group) for group in groups]
-    batches = token_batches(sizes, batch_tokens, np.random.default_rng(0))
+    batches = token_batches(sizes, batch_tokens or measured_tokens(), np.random.default_rng(0))
     return [np.concatenate([groups[number] for number in batch]) for batch in batches]
 
 
@@ -134,7 +154,7 @@ def _over_chunks(model: Any, examples: Sequence[Example], temperature: float, en
     head = model.get_output_embeddings()
 
     def compute(hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, ...]:
-        logits_NV = head(hidden_ND).float()
+        logits_NV = logits(model, hidden_ND)
         scaled_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
         found: tuple[Tensor, ...] = _Chosen.apply(scaled_NV, targets_N, entropy)
         return found

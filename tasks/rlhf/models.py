@@ -15,7 +15,7 @@ from torch import Tensor
 from tasks.records import forget_environment
 from tasks.rlhf import ranks
 from tasks.rlhf.batch import Example
-from tasks.rlhf.logprobs import reply_states
+from tasks.rlhf.logprobs import logits, reply_states, unwrapped
 from tasks.rlhf.options import LoraOptions, ModelOptions
 from tasks.rlhf.quantize import merged, quantized
 from tasks.rlhf.recompute import recompute_layers
@@ -70,7 +70,23 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
                 "would have to be changed; set it to null"
             )
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return placed(_settle(model, tokenizer))
+    model = placed(_settle(model, tokenizer))
+    _check_logits(model, params.base)
+    return model
+
+
+@torch.no_grad()
+def _check_logits(model: Any, name: str) -> None:
+    """Training and sampling compute logits themselves (logprobs.logits): they have to be the model's own."""
+    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    own = model.eval()(input_ids=ids).logits[0].float().log_softmax(-1)
+    found = logits(model, unwrapped(model).base_model(input_ids=ids).last_hidden_state[0]).log_softmax(-1)
+    gap = float((own - found).abs().max())
+    if not gap < (1e-3 if model.dtype == torch.float32 else 0.25):
+        raise ValueError(
+            f"params.yaml: model.base = {name!r}: a model of type {model.config.model_type} does something unknown to "
+            f"what its head gives (log-probs differ by {gap:.3g} nats); choose a model of another type"
+        )
 
 
 def placed(model: Any) -> Any:

@@ -36,6 +36,15 @@ class ModelOptions(Options):
     lora: LoraOptions | None
     gradient_checkpointing: bool = False  # recompute a layer's activations in the backward pass instead of keeping them
 
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.base == "scratch" and self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size = {self.hidden_size}: rotary positions want heads of an even size; with num_heads = "
+                f"{self.num_heads} give a multiple of {2 * self.num_heads}"
+            )
+        return self
+
 
 class OptimizerOptions(Options):
     """AdamW with linear warm-up, then cosine to zero."""
@@ -53,7 +62,8 @@ class DatasetOptions(OptimizerOptions):
 
     num_epochs: Count
     batch_tokens: Count  # tokens per optimiser step, padding counted
-    micro_batch_tokens: Count = 65536  # tokens per forward pass: bounds memory, changes no result
+    # Tokens per forward pass: bounds memory, and changes no result but by rounding (of sums of gradients, in bfloat16).
+    micro_batch_tokens: Count = 65536
 
 
 class MarginOptions(Options):
@@ -148,7 +158,7 @@ class RolloutOptions(OptimizerOptions):
     temperature: Positive = 1.0
     num_updates: Count = 4  # passes over a rollout
     num_minibatches: Count = 1
-    micro_batch_tokens: Count = 65536  # tokens per forward pass: bounds memory, changes no result
+    micro_batch_tokens: Count = 65536  # as of DatasetOptions
 
     kl_coef: NotNegative  # cost of a nat of log(policy / reference); no default: it decides what is learned
     kl: bool = True  # a learned reward without a KL term is exploited: `kl_coef: 0` asks for `kl: off` as well
@@ -176,6 +186,12 @@ class RolloutOptions(OptimizerOptions):
             )
         if not self.kl and (self.kl_coef > 0 or self.kl_target is not None or self.kl_by_domain):
             raise ValueError("kl = off: set kl_coef to 0, kl_target to null and remove kl_by_domain, or remove `kl`")
+        replies = self.prompts_per_step * self.replies_per_prompt * (1 + self.max_redraws)
+        if self.kl_target is not None and self.kl_horizon <= replies:  # at a fifth of them the coefficient changes sign
+            raise ValueError(
+                f"kl_horizon = {self.kl_horizon}: a step of {replies} replies would change kl_coef by a fifth and "
+                f"more; give at least {replies + 1}, or set kl_target to null"
+            )
         if self.patience is not None and self.held_out_every is None:
             raise ValueError(f"patience = {self.patience}: counts evaluations; give held_out_every too")
         if self.num_minibatches > self.prompts_per_step:

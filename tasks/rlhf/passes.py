@@ -12,7 +12,7 @@ from tasks.rlhf import model_size
 from tasks.rlhf.model_size import Shape
 from tasks.rlhf.sampling_batch import sampled_together
 
-MEASURED_TOKENS = 16384  # of a forward pass that only measures, as in logprobs.reply_sums
+MEASURED_TOKENS = 16384  # of a forward pass that only measures, on a GPU (MEASURED of logprobs.py)
 LOGITS_TOGETHER, RECOMPUTED_ABOVE = 1024, 2**25  # CHUNK and RECOMPUTE_ABOVE of logprobs.py
 
 

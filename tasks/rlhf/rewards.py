@@ -42,7 +42,8 @@ class Scorer:
                 assert verdicts_B is not None
                 # Not 0 outright: a wrong reply that the reward models dislike would gain by it.
                 values_B = np.where(verdicts_B == 0, np.minimum(values_B, 0), values_B)
-            parts["reward_model"] = ScorePart(values_B, weight=self.options.learned, learned=True)
+            mean_B = np.mean(members, axis=0)
+            parts["reward_model"] = ScorePart(values_B, self.options.learned, learned=True, members_B=mean_B)
         if verdicts_B is not None:
             parts["verifier"] = ScorePart(verdicts_B, weight=self.options.verifier)
         for model in self.solution_models:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf.logprobs import unwrapped
+from tasks.rlhf.logprobs import logits, unwrapped
 from tasks.rlhf.sampling_batch import sampled_together
 
 
@@ -83,7 +83,7 @@ def _sample_batch(
     tokens = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.int64)
     logprobs = torch.zeros((len(prompts), max_new_tokens))
     alive_B = torch.arange(len(prompts), device=device)
-    body, head = unwrapped(model).base_model, model.get_output_embeddings()
+    body = unwrapped(model).base_model
     cache = DynamicCache(config=model.config)
     for step in range(max_new_tokens):
         hidden = body(
@@ -97,8 +97,7 @@ def _sample_batch(
             place_B = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device)
             cache.batch_select_indices(place_B)
             hidden, mask_BL, positions_BL = hidden[place_B], mask_BL[place_B], positions_BL[place_B]
-        logits_BV = head(hidden).float()
-        drawn_B, logps_B = _draw(logits_BV, temperature, generator)
+        drawn_B, logps_B = _draw(logits(model, hidden), temperature, generator)
         tokens[alive_B.cpu(), step] = drawn_B.cpu()
         logprobs[alive_B.cpu(), step] = logps_B.cpu()
         keep = (drawn_B != eos_id).nonzero().squeeze(1)

@@ -16,7 +16,7 @@ from tasks.rlhf import ranks
 from tasks.rlhf.algorithms import Algorithm
 from tasks.rlhf.batch import Example, LossOutput, Tracker
 from tasks.rlhf.feedback import Feedback
-from tasks.rlhf.logprobs import reply_sums, sum_by_row, token_logprobs
+from tasks.rlhf.logprobs import measured_tokens, reply_sums, sum_by_row, token_logprobs
 from tasks.rlhf.models import disable_dropout
 from tasks.rlhf.train_on_dataset import train_on_dataset
 
@@ -59,7 +59,7 @@ def train_on_feedback(
         sums = reply_sums(
             lambda examples: token_logprobs(policy, examples),
             [row.mismatched for row in batch],
-            options.micro_batch_tokens,
+            min(options.micro_batch_tokens, measured_tokens()),
         )
         policy.train()
         log_ratios = torch.from_numpy(sums - [mismatched[id(row)] for row in batch])

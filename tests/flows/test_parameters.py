@@ -34,7 +34,31 @@ def test_the_parameters_of_the_project_are_right():
         ("    kl_coef: 0.05", "    kl_coeff: 0.05", r"params.yaml: align.ppo.kl_coeff = 0.05: unknown key"),
         ("  algorithm: ppo", "  algorithm: popo", r"align.algorithm = 'popo': no such file; known: .*dpo, .*ppo"),
         # sections that are not in use today, too
-        ("    gamma: 1.0", "    gama: 1.0", r"params.yaml: align.simpo.gamma: Field required"),
+        ("    gamma: 1.0", "    gama: 1.0", r"params.yaml: align.simpo.gama = 1.0: unknown key; known: .*gamma"),
+        ("    gamma: 1.0", "    sft_weight: 1.0", r"not YAML: .*`sft_weight` stands twice"),
+        (
+            "    gamma: 1.0  ",
+            "    # gamma: ",
+            r"align.simpo.gamma: missing, and it has no default; add it",
+        ),
+        (
+            "  one_base: false",
+            "  one_bse: false",
+            r"align.one_bse: unknown key; known: .*one_base, .*simpo",
+        ),
+        ("    gamma: 1.0", "    gamma: .inf", r"params.yaml: align.simpo.gamma = inf: give a finite number"),
+        ("    gamma: 1.0", "    gamma: true", r"params.yaml: align.simpo.gamma = True: give a number"),
+        ("    kl_coef: 0.05", "    kl_coef: no", r"params.yaml: align.ppo.kl_coef = False: give a number"),
+        ("  algorithm: ppo", "  algorithm: ../policy/ppo", r"align.algorithm = '../policy/ppo': no such file; known: "),
+        ("    kl_horizon: 2000", "    kl_horizon: 200", r"align.ppo.kl_horizon = 200: a step of 256 replies would"),
+        (
+            "max_new_tokens: 40 ",
+            "max_new_tokens: 96 ",
+            r"max_new_tokens = 96: leaves no room for a prompt",
+        ),
+        ("  hidden_size: 128", "  hidden_size: 132", r"params.yaml: model.hidden_size = 132: .* give a multiple of 8"),
+        ("seed: 0", "seed: -1", r"params.yaml: seed = -1: Input should be greater than or equal to 0"),
+        ("  members: [0]", "  members: [0, 0]", r"params.yaml: reward.members = \[0, 0\]: .*remove the repeated one"),
         ("aggregate: mean ", "aggregate: min  ", r"align.rewards.aggregate = 'min': .* and reward.members = \[0\]"),
         ("heads: {} ", "heads: {safe: 1.0} ", r"align.rewards.heads = .* reward.objectives, which are choice"),
         (

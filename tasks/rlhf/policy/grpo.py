@@ -67,7 +67,7 @@ def loss(
     clipped_BT = ratio_BT.clamp(1 - config.clip, 1 + (config.clip_high or config.clip))
     loss_BT = -torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
     estimator = kl_k2 if config.kl_loss == "k2" else kl_k3
-    kl_BT = estimator(logprobs_BT, rollout.reference_BT)
+    kl_BT = estimator(logprobs_BT * mask_BT, rollout.reference_BT * mask_BT)  # a tool's token may be infinitely far
     if config.kl_loss == "k3_weighted":
         kl_BT = kl_BT * ratio_BT
     loss_BT = loss_BT + kl_coef * rollout.kl_scale_B[:, None] * kl_BT

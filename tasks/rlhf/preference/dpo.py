@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -15,7 +15,7 @@ NEEDS_REFERENCE = True
 @dataclass(frozen=True, kw_only=True)
 class Config:
     beta: Annotated[float, Gt(0)]  # no default: higher stays closer to the reference
-    label_smoothing: Annotated[float, Ge(0), Le(0.5)] = 0.0  # share of labels assumed flipped (cDPO)
+    label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0  # share of labels assumed flipped (cDPO)
 
 
 def loss(policy: PairLogps, reference: PairLogps, label_B: Tensor, config: Config) -> LossOutput:

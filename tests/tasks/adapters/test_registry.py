@@ -22,10 +22,10 @@ def test_the_reward_package_scores_as_the_reward_model_does(tiny_model: Path, tm
     prompt = [{"role": "user", "content": "Hello a"}]
     prompt_ids = tokenizer("Hello a", add_special_tokens=False)["input_ids"]
     reply_ids = [*tokenizer("b c", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    several = ScoreOptions(bound=0.3, pooling="mean", objectives={"safety": 0.3, "helpfulness": 0.7})
     for seed, folder in enumerate(folders):
-        options = ScoreOptions() if seed == 0 else ScoreOptions(bound=0.3, pooling="mean")
-        model = reward_model.new_reward_model(tiny_model, "float32", seed, options)
-        model.shift, model.scale = 0.25 * (seed + 1), 2.0
+        model = reward_model.new_reward_model(tiny_model, "float32", seed, (ScoreOptions(), several)[seed])
+        model.shift, model.scale, model.length_slope = 0.25 * (seed + 1), 2.0, (0.25, 0.0)[seed]
         reward_model.save_reward(model, tokenizer, folder)
         loaded = reward_model.load_reward(folder)
         expected.append(reward_model.score_examples(loaded, [Example(prompt_ids, reply_ids)])[0])

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from tasks.rlhf.logprobs import (
     token_logprobs,
     token_logprobs_and_entropy,
 )
+from tasks.rlhf.rollout import sample
 
 
 def naive(model, example, temperature=1.0):
@@ -108,3 +111,69 @@ def test_replies_to_a_prompt_are_measured_together(tiny_model, examples, budget)
     )
     holding = sorted(batch.count((9, 9)) for batch in batches if (9, 9) in batch)
     assert holding == {1: [2, 4], 10_000: [6]}[budget]
+
+
+def kin(kind, **options):
+    """A tiny model of another family, whose logits are not just what its head gives."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    sizes |= {
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }
+    config = getattr(transformers, f"{kind}Config")(**sizes, bos_token_id=2, **options)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)  # so that what is done to logits is seen
+    return model
+
+
+FAMILIES = {
+    "Granite": {"logits_scaling": 8.0},
+    "Cohere": {"logit_scale": 0.0625},
+    "Gemma2": {"final_logit_softcapping": 3.0},
+    "Qwen2": {},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_logits_are_the_models_own(kind, examples):
+    from tasks.rlhf import models
+
+    model = kin(kind, **FAMILIES[kind])
+    expected = torch.cat([naive(model, example, 0.7) for example in examples])
+    torch.testing.assert_close(token_logprobs(model, examples, 0.7), expected, rtol=1e-4, atol=1e-4)
+    models._check_logits(model, kind)
+    prompts = [example.prompt_ids for example in examples]
+    drawn = sample(model, prompts, max_new_tokens=4, temperature=0.7, seed=0, eos_id=1, pad_id=0)
+    for prompt, reply in zip(prompts, drawn, strict=True):
+        measured = naive(model, Example(prompt, reply.ids), 0.7)
+        torch.testing.assert_close(torch.tensor(reply.logprobs), measured, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_does_something_unknown_to_its_logits_is_refused(tiny_model):
+    from tasks.rlhf import models
+
+    class Doubled(type(tiny_model)):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits * 2
+            return output
+
+    model = copy.deepcopy(tiny_model)
+    models._check_logits(model, "x")
+    model.__class__ = Doubled
+    with pytest.raises(ValueError, match=r"model.base = 'x': a model of type llama does something unknown"):
+        models._check_logits(model, "x")

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,3 +134,25 @@ def test_rows_that_are_not_counted_are_learned_from_and_not_logged():
     assert value.grad == 30
     # where nothing is counted, there is nothing else to speak of
     assert totals(lambda row: False) == {"weight": 10, "counted": 10, "loss": 30, "metric": 30}
+
+
+@pytest.mark.parametrize("name", ["dpo", "simpo"])
+def test_rows_of_weight_0_teach_nothing_and_stop_nothing(tiny_model, name):
+    rows = pairs()
+    silent = [replace(row, weight=0.0, id="silent") for row in rows[:6]]
+
+    def trained(given):
+        policy, recorder = copy.deepcopy(tiny_model), Recorder()
+        options = {"beta": 0.1, "lr": 1e-3, "num_epochs": 1, "batch_tokens": 20} | (
+            {"gamma": 1.0} if name == "simpo" else {}
+        )
+        algorithm = algorithms.load(name, options)
+        train_on_pairs(policy, lambda e: token_logprobs(tiny_model, e).detach(), given, algorithm, 0, recorder)
+        return weights(policy), recorder.rows
+
+    without, figures = trained(rows)
+    beside, same = trained([*silent, *rows])
+    torch.testing.assert_close(without, beside)  # the reference measured other batches
+    assert [set(row) for row in figures] == [set(row) for row in same]
+    for row, other in zip(figures, same, strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)

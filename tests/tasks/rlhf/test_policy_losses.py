@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,17 @@ def test_grpo_by_hand():
     assert reduced(out).item() == pytest.approx(-1.3 + 0.1 * math.exp(-1) * math.exp(0.5), rel=1e-12)
     out = run(grpo, tensor([[0.5]]), part, tensor([[1.0]]), kl_coef=0.1, kl_loss="k2")
     assert reduced(out).item() == pytest.approx(-1.2 + 0.1 * 0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["k3", "k3_weighted", "k2"])
+def test_a_tools_token_may_be_infinitely_unlikely(kind):
+    part = make([[0.0, -100.0, 0.0]], [[1, 0, 1]], reference=[[0.0, -0.1, 0.0]])
+    logprobs = torch.tensor([[0.0, -100.0, 0.0]], requires_grad=True)  # in float32 e^99.9 is infinite
+    part = replace(part, reference_BT=part.reference_BT.float(), logprobs_BT=part.logprobs_BT.float())
+    loss_B = run(grpo, logprobs, part, torch.ones(1, 3), kl_coef=0.1, kl_loss=kind).loss_B
+    loss_B.sum().backward()
+    assert torch.isfinite(loss_B).all()
+    assert logprobs.grad.tolist() == [[-0.5, 0.0, -0.5]]
 
 
 def test_grpo_advantages_of_equal_scores_are_exactly_0():

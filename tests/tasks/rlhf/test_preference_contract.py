@@ -199,7 +199,7 @@ def test_what_the_algorithm_lacks_is_named(name, tiny_model, reference):
     assert required, "an algorithm has at least one value that its user has to choose"
     for key in required:
         rest = {k: v for k, v in section(name).items() if k != key}
-        with pytest.raises(ValueError, match=rf"params\.yaml: align\.{name}\.{key}: Field required"):
+        with pytest.raises(ValueError, match=rf"params\.yaml: align\.{name}\.{key}: missing"):
             algorithms.load(name, rest)
     with pytest.raises(ValueError, match=rf"params\.yaml: align\.{name}\.kl_coef = 1: unknown key"):
         algorithms.load(name, section(name) | {"kl_coef": 1})

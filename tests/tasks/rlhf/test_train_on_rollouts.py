@@ -145,6 +145,9 @@ def test_parts_are_summed_by_weight_and_unscorable_replies_counted():
     assert total.tolist() == [2.5, 1.0, 1.5, 2.0]
     expected = {"score": 1.75, "score_learned": 2.5, "score_exact": 0.5, "learned_score": 1.25, "unscorable": 0.0}
     assert metrics == expected
+    # the least of normalised members is below 0 on average: their mean is what is to be near it
+    least = ScorePart(np.array([-2.0, -1.0]), learned=True, members_B=np.array([-0.5, 0.5]))
+    assert total_score({"learned": least})[1] == {"score": -1.5, "learned_score": 0.0, "unscorable": 0.0}
     total, metrics = total_score({"exact": parts["exact"]})
     assert np.isnan(total).tolist() == [False, True, False, True]
     assert metrics == {"score": 1.0, "unscorable": 2.0}
