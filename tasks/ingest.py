@@ -195,7 +195,7 @@ def _reading(source: FileSource, content: str, part: Part, base: str, params: Pa
 
 
 def _hub_rows(source: HubSource, warnings: Counter[str]) -> Rows:
-    return tabular.hub_rows(source.path, source.revision, source.split, source.config)
+    return tabular.hub_rows(source.path, source.revision, source.split, source.config, warnings)
 
 
 def _read(opened: Callable[[], Source], staging: Staging, index: Index) -> Tally:

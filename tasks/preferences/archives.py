@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from tasks.preferences import delimited, packed, screen, tabular
+from tasks.preferences import delimited, packed, tabular, wrapped
 from tasks.preferences.packed import MAX_RATIO, RATIO_FROM
 from tasks.preferences.screen import BadFileError, Refusal, Row
 
@@ -64,6 +64,15 @@ class Archive:
         """The rows of one member."""
         with _speaking(self._path), self._member(name) as member:
             yield from _rows(f"{self._path}!{name}", member, self._path, warnings)
+
+    def size(self, name: str) -> int:
+        """Of one member, unpacked, as the archive says."""
+        return self._tar[name].size if self._zip is None else self._zip.getinfo(name).file_size
+
+    def head(self, name: str, length: int) -> bytes:
+        """The first bytes of one member."""
+        with _speaking(self._path), self._member(name) as member:
+            return member.read(length)
 
     def _member(self, name: str) -> IO[bytes]:
         if self._zip is not None:
@@ -123,7 +132,7 @@ def _rows(where: str, member: IO[bytes], path: Path, warnings: Counter[str]) -> 
     if delimited.is_delimited(where) and not delimited.is_json(opened):
         yield from delimited.delimited_rows(where, opened, warnings)
         return
-    yield from screen.stream_rows(where, opened, warnings)
+    yield from wrapped.stream_rows(where, opened, warnings)
 
 
 class _Limited(io.RawIOBase):

@@ -4,7 +4,6 @@ A folder or archive gives its data files in name order; each is a source of its 
 data (hidden files, licences, cards) is left out and counted. A manifest beside the data is held against it.
 """
 
-import json
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from tasks.preferences import archives, delimited, manifests, screen, tabular
+from tasks.preferences import archives, delimited, manifests, screen, tabular, wrapped
 from tasks.preferences.screen import BadFileError, Refusal, Row
 
 _SMALL = 1 << 20  # bytes; a larger .json file describes nothing
@@ -45,6 +44,7 @@ def parts(path: Path) -> list[Part]:
         found = _of_folder(path, left_out)
     else:
         manifests.check_file(path)
+        wrapped.check_foreign(path)
         if (kind := archives.kind(path)) is None:
             return [Part("", str(path), partial(open_rows, path))]
         found = _of_archive(path, kind, left_out)
@@ -63,7 +63,7 @@ def open_rows(path: Path, warnings: Counter[str]) -> Rows:
         if delimited.is_delimited(path.name) and not delimited.is_json(stream):
             yield from delimited.delimited_rows(path, stream, warnings)
         else:
-            yield from screen.stream_rows(path, stream, warnings)
+            yield from wrapped.stream_rows(path, stream, warnings)
 
 
 def _of_folder(folder: Path, left_out: Counter[str]) -> list[Part]:
@@ -77,8 +77,8 @@ def _of_folder(folder: Path, left_out: Counter[str]) -> list[Part]:
             raise BadFileError(path, "archive_unsafe", "a link out of its folder; put the file itself there")
         if not stat.S_ISREG(path.stat().st_mode):
             raise BadFileError(path, "wrong_format", "no plain file; remove it")
-        if name.endswith(".json") and path.stat().st_size <= _SMALL and _is_metadata(path.read_bytes()):
-            left_out["metadata_file"] += 1
+        wrapped.check_foreign(path)
+        if _says_nothing(name, path.stat().st_size, path.read_bytes, left_out):
             continue
         if archives.kind(path):
             raise BadFileError(path, "archive_unsafe", "an archive inside a folder; name it as a source of its own")
@@ -88,8 +88,26 @@ def _of_folder(folder: Path, left_out: Counter[str]) -> list[Part]:
 
 def _of_archive(path: Path, kind: str, left_out: Counter[str]) -> list[Part]:
     archive = archives.Archive(path, kind)
-    names = [name for name in archive.names if not _is_left_out(name, left_out)]
+    if "xl/workbook.xml" in archive.names:
+        raise BadFileError(path, "wrong_format", wrapped.WORKBOOK)
+    names = []
+    for name in archive.names:
+        if _is_left_out(name, left_out):
+            continue
+        if not _says_nothing(name, archive.size(name), partial(archive.head, name, _SMALL), left_out):
+            names.append(name)
     return [Part(name, f"{path}!{name}", partial(archive.rows, name)) for name in names]
+
+
+def _says_nothing(name: str, size: int, content: Callable[[], bytes], left_out: Counter[str]) -> bool:
+    """Whether a data file by its name holds no row: no byte, or one JSON object that describes something; counted."""
+    if size == 0:
+        left_out["empty_file"] += 1
+    elif name.casefold().endswith(".json") and size <= _SMALL and wrapped.is_description(content()):
+        left_out["metadata_file"] += 1
+    else:
+        return False
+    return True
 
 
 def _is_left_out(name: str, left_out: Counter[str]) -> bool:
@@ -101,16 +119,5 @@ def _is_left_out(name: str, left_out: Counter[str]) -> bool:
     elif low in _METADATA or path.suffix.casefold() in _NO_DATA or low.partition(".")[0] in _NO_DATA_NAMES:
         left_out["metadata_file"] += 1
     else:
-        return False
-    return True
-
-
-def _is_metadata(content: bytes) -> bool:
-    """One JSON object over several lines is the description of something; rows stand in lines or in an array."""
-    if not content.lstrip().startswith(b"{") or b"\n" not in content.strip():
-        return False
-    try:
-        json.loads(content)
-    except (ValueError, RecursionError):
         return False
     return True

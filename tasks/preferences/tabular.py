@@ -5,13 +5,15 @@ They hold typed values instead of bytes; from there on a row takes the same path
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.preferences.plain import MAX_DEPTH
@@ -26,6 +28,10 @@ from tasks.preferences.screen import (
 )
 
 _BATCH = 1000
+_NAMED = 8  # dropped columns that are counted by name, too
+_NAME_LENGTH = 40
+_UTC = pa.timestamp("us", "UTC")
+_INTEGER = re.compile(r"-?\d{1,18}")
 
 
 def is_parquet(path: Path) -> bool:
@@ -38,14 +44,13 @@ def parquet_rows(path: Path | str, warnings: Counter[str], content: BytesIO | No
 
     Raises BadFileError where it is torn or holds what is not text or numbers.
     """
+    number = 0
     try:
         with pq.ParquetFile(content or path, page_checksum_verification=True) as file:
-            columns = _columns(path, file.schema_arrow, warnings)
-            number = 0
-            for batch in file.iter_batches(_BATCH, columns=columns):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield _judge(number, value)
+            columns = _columns(path, file.schema_arrow, warnings, drops_bytes=False)
+            batches = file.iter_batches(_BATCH, columns=list(columns))
+            for number, row in enumerate(_rows(batches, columns, _class_names(file.schema_arrow)), 1):
+                yield _judge(number, row)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadFileError(path, "parquet_corrupt", f"{reason}; fetch the file again") from None
@@ -53,9 +58,12 @@ def parquet_rows(path: Path | str, warnings: Counter[str], content: BytesIO | No
         raise BadFileError(path, "empty_file", "holds no row; remove it from the sources or fill it")
 
 
-def hub_rows(name: str, revision: str, split: str, config: str | None) -> Iterator[Row | Refusal]:
+def hub_rows(
+    name: str, revision: str, split: str, config: str | None, warnings: Counter[str] | None = None
+) -> Iterator[Row | Refusal]:
     """Yield the rows of a hub dataset (or of a local folder in its layout) at a pinned revision.
 
+    Images and the like stand beside the texts of many a dataset: such columns are dropped as dates are.
     Raises BadFileError where `datasets` cannot load it, naming the dataset.
     """
     import datasets
@@ -63,10 +71,63 @@ def hub_rows(name: str, revision: str, split: str, config: str | None) -> Iterat
     try:
         dataset = datasets.load_dataset(name, config, split=split, revision=revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BadFileError(name, "hub_unavailable", f"{reason}; check name, revision, split and network") from None
-    for number, value in enumerate(dataset, 1):
-        yield _judge(number, value)
+        raise BadFileError(name, "hub_unavailable", _why(error)) from None
+    schema = dataset.features.arrow_schema
+    columns = _columns(name, schema, Counter() if warnings is None else warnings, drops_bytes=True)
+    tables = dataset.select_columns(list(columns)).with_format("arrow").iter(_BATCH)
+    for number, row in enumerate(_rows(tables, columns, _class_names(schema)), 1):
+        yield _judge(number, row)
+
+
+def _why(error: Exception) -> str:
+    """What `datasets` met, which it hides behind a general message where a file cannot be read."""
+    said = " ".join(str(error.__cause__ or error).split())[:300]
+    where = "mend the file, or check" if error.__cause__ else "check"
+    return f"{said}; {where} name, revision, split and network"
+
+
+def _rows(batches: Iterable[Any], columns: Mapping[str, Any], names: Mapping[str, list[Any]]) -> Iterator[Any]:
+    """The rows of record batches or tables, their columns cast to what is read of them."""
+    for batch in batches:
+        read = {name: _cast(batch.column(name), dtype) for name, dtype in columns.items()}
+        for name in read.keys() & names.keys():
+            read[name] = [_named(number, names[name]) for number in read[name]]
+        for place in range(batch.num_rows):
+            yield {name: values[place] for name, values in read.items()}
+
+
+def _cast(column: Any, dtype: Any) -> list[Any]:
+    if column.type == dtype:
+        return list(column.to_pylist())
+    # A time is cast twice: what Arrow writes of one without a detour is the hour of its zone.
+    found = column.cast(_with_times(dtype, column.type), safe=False).cast(dtype)
+    if pa.types.is_timestamp(column.type):
+        found = pc.replace_substring(found, " ", "T")
+    return list(found.to_pylist())
+
+
+def _named(number: Any, names: list[Any]) -> Any:
+    """The name of a class, for the number in its place; -1 is none. Another number is no class, and stays."""
+    if not isinstance(number, int) or not -1 <= number < len(names):
+        return number
+    return None if number == -1 else names[number]
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[Any]]:
+    """The names of columns that `datasets` calls a ClassLabel and keeps as integers. Names that are integers are
+    given as such: the label "1" says 1.
+    """
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {name: _plain_names(names) for name, names in found.items() if isinstance(names, list)}
+
+
+def _plain_names(names: list[Any]) -> list[Any]:
+    texts = [str(name) for name in names]
+    return [int(text) for text in texts] if all(map(_INTEGER.fullmatch, texts)) else texts
 
 
 def _judge(number: int, value: dict[str, Any]) -> Row | Refusal:
@@ -83,40 +144,106 @@ def _judge(number: int, value: dict[str, Any]) -> Row | Refusal:
     return Row(number, None, sha256, value)
 
 
-def _columns(path: Path | str, schema: pa.Schema, warnings: Counter[str]) -> list[str]:
-    """The columns worth reading. Dates and the like are dropped and counted: no format holds them."""
-    names = []
+def _columns(path: Path | str, schema: pa.Schema, warnings: Counter[str], drops_bytes: bool) -> dict[str, Any]:
+    """{column worth reading: the type it is read as}. What no format holds is dropped and counted.
+
+    Raises BadFileError where two columns have one name, or one holds what is never read.
+    """
+    _check_names(path, schema, "the table")
+    columns: dict[str, Any] = {}
+    dropped: list[str] = []
     for field in schema:
-        kind = _kind(field.type)
-        if kind == "hostile":
-            message = f"column `{field.name}` is {field.type}; only text, numbers, lists and structs are read"
-            raise BadFileError(path, "parquet_corrupt", f"{message}: export it without this column")
-        if kind == "text":
-            names.append(field.name)
+        try:
+            dtype = _readable(path, field.type, field.name, dropped)
+        except _HostileError:
+            if not drops_bytes:
+                message = f"column `{field.name}` is {field.type}; only text, numbers, lists and structs are read"
+                raise BadFileError(path, "parquet_corrupt", f"{message}: export it without this column") from None
+            dtype = None
+        if dtype is None:
+            dropped.append(field.name)
         else:
-            warnings["dropped_column"] += 1
-    return names
+            columns[field.name] = dtype
+    if dropped:
+        warnings["dropped_column"] += len(dropped)
+        warnings.update(f"dropped_column:{name[:_NAME_LENGTH]}" for name in dropped[:_NAMED])
+    return columns
 
 
-def _kind(dtype: pa.DataType, depth: int = 1) -> str:
-    """`text` (JSON can say it), `other` (dates, decimals) or `hostile` (bytes, extension types, too deep)."""
-    if depth > MAX_DEPTH or isinstance(dtype, pa.BaseExtensionType):
-        return "hostile"
-    if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_fixed_size_binary(dtype):
-        return "hostile"
+def _check_names(path: Path | str, fields: Iterable[Any], what: str) -> None:
+    """Of two values of one name, a row can hold the last one alone."""
+    name, count = Counter(field.name for field in fields).most_common(1)[0] if fields else ("", 0)
+    if count > 1:
+        message = f"{what} has {count} columns named `{name}`; rename them, or drop all but one"
+        raise BadFileError(path, "wrong_format", message)
+
+
+class _HostileError(Exception):
+    """Bytes, extension types, or types nested too deep."""
+
+
+def _readable(path: Path | str, dtype: Any, name: str, dropped: list[str], depth: int = 1) -> Any:
+    """The type that a column is read as: times with a zone as text, structs without the fields that JSON cannot say
+    (dates, decimals). None where nothing is left; dropped fields are listed, a column itself is not.
+    """
+    is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    if depth > MAX_DEPTH or isinstance(dtype, pa.BaseExtensionType) or any(test(dtype) for test in is_bytes):
+        raise _HostileError
+    if pa.types.is_timestamp(dtype):
+        return pa.string() if dtype.tz is not None else None
     if pa.types.is_dictionary(dtype):
-        return _kind(dtype.value_type, depth + 1)
-    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype):
-        return _kind(dtype.value_type, depth + 1)
+        inner = _readable(path, dtype.value_type, name, dropped, depth + 1)
+        return dtype if inner == dtype.value_type else inner
+    if _is_list(dtype):
+        inner = _readable(path, dtype.value_type, name, dropped, depth + 1)
+        return dtype if inner == dtype.value_type else None if inner is None else pa.large_list(inner)
     if pa.types.is_struct(dtype):
-        kinds = {_kind(field.type, depth + 1) for field in dtype}
-        return next((kind for kind in ("hostile", "other") if kind in kinds), "text")
+        return _struct(path, dtype, name, dropped, depth)
     plain = (
         pa.types.is_string,
         pa.types.is_large_string,
+        pa.types.is_string_view,
         pa.types.is_boolean,
         pa.types.is_integer,
         pa.types.is_floating,
         pa.types.is_null,
     )
-    return "text" if any(is_plain(dtype) for is_plain in plain) else "other"
+    return dtype if any(is_plain(dtype) for is_plain in plain) else None
+
+
+def _struct(path: Path | str, dtype: Any, name: str, dropped: list[str], depth: int) -> Any:
+    _check_names(path, list(dtype), f"the column `{name}`")
+    kept, lost = [], []
+    for field in dtype:
+        inner = _readable(path, field.type, f"{name}.{field.name}", dropped, depth + 1)
+        if inner is None:
+            lost.append(f"{name}.{field.name}")
+        else:
+            kept.append(field.with_type(inner))
+    if lost and not kept:
+        return None
+    dropped += lost
+    return pa.struct(kept) if kept != list(dtype) else dtype
+
+
+def _is_list(dtype: Any) -> bool:
+    return bool(
+        pa.types.is_list(dtype)
+        or pa.types.is_large_list(dtype)
+        or pa.types.is_fixed_size_list(dtype)
+        or pa.types.is_list_view(dtype)
+        or pa.types.is_large_list_view(dtype)
+    )
+
+
+def _with_times(dtype: Any, found: Any) -> Any:
+    """The type read, with a moment of UTC for each time that is to become a text."""
+    if pa.types.is_timestamp(found):
+        return _UTC
+    if pa.types.is_dictionary(found):
+        return dtype if pa.types.is_dictionary(dtype) else _with_times(dtype, found.value_type)
+    if _is_list(found):
+        return dtype if dtype == found else pa.large_list(_with_times(dtype.value_type, found.value_type))
+    if pa.types.is_struct(found):
+        return pa.struct([field.with_type(_with_times(field.type, found.field(field.name).type)) for field in dtype])
+    return dtype

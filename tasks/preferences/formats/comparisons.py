@@ -21,7 +21,7 @@ from tasks.preferences.formats.building import (
     one_of,
     sides,
 )
-from tasks.preferences.screen import RefusedError
+from tasks.preferences.screen import RefusedError, check_text
 from tasks.records import Message
 
 _FIRST = {0: "a", 1: "b"}
@@ -152,8 +152,9 @@ def _turns(row: Value, key: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = row[key]
+        check_text(value)  # what escapes in it say, the screen did not see
     value = value if isinstance(value, list) else [text(row, key)]
     if not value or not all(isinstance(said, str) for said in value):
         raise RefusedError("type" if value else "empty_text")

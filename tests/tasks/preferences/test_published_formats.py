@@ -144,6 +144,11 @@ def test_a_row_in_another_format_than_its_file_is_refused(tmp_path: Path) -> Non
     assert tallies["s0"].records["demonstrations"] == 40
 
 
+def test_what_json_in_a_text_says_is_screened() -> None:
+    with pytest.raises(RefusedError, match="bad_unicode"):
+        convert("arena_winners", changed("arena_winners", prompt='["\\ud800"]'))
+
+
 def test_a_key_that_is_null_is_not_there(tmp_path: Path) -> None:
     row = {"prompt": "Hi", **examples.HH, "completion": None, "label": None, "reply_a": None, "choice": None}
     tallies, _ = take(tmp_path, [row])

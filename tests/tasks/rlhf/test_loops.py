@@ -155,4 +155,4 @@ def test_rows_of_weight_0_teach_nothing_and_stop_nothing(tiny_model, name):
     torch.testing.assert_close(without, beside)  # the reference measured other batches
     assert [set(row) for row in figures] == [set(row) for row in same]
     for row, other in zip(figures, same, strict=True):
-        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
