@@ -65,13 +65,21 @@ _GOOD = "good|yes|like|liked|thumbs up|positive|accept|accepted|desirable|correc
 _BAD = "bad|no|dislike|disliked|thumbs down|negative|reject|rejected|undesirable|incorrect|unacceptable|down".split("|")
 _BAD += ["unhelpful", "false", "unsafe"]
 _SIGNS = {"👍": True, "👎": False}
-# What a question asks, by its name: which reply is better, how good one is, or something that says neither.
-_ASKS_ELSE = re.compile(
-    r"wors|harm|toxi|unsafe|offens|bias|error|mistake|difficult|length|long|short|verbos|topic|categor|language|shown|order|"
-    r"first|seen|time|confiden|sure|flag|spam|verif|comment|reason|rationale|hallucinat|refus"
+# What a question asks, by the beginnings of the words of its name: which reply is better, how good one is, what is bad
+# about one (more of it is worse), or something that says neither.
+_BETTER = re.compile(r"_(?:prefer|better|best|winner|cho(?:ice|ose|sen)|compar|overall|rank|verdict|vote)")
+_QUALITY = re.compile(
+    r"_(?:quality|helpful|harmless|rat(?:e|ing)|scor|star|satisf|thumb|lik(?:e|ing)|label|accept|good)"
 )
-_ASKS_BETTER = re.compile(r"prefer|better|best|winner|choice|choose|compar|overall|rank|verdict|vote")
-_ASKS_QUALITY = re.compile(r"quality|helpful|rating|score|stars|satisf|thumb|like|feedback|label|accept|good")
+_BAD_OF_IT = re.compile(
+    r"_(?:wors|harm(?!less)|tox|unsafe|offens|bias|error|mistake|length|long|short|verbos|hallucin|refus|spam)"
+)
+_ELSE = re.compile(
+    r"_(?:difficult|topic|categor|language|shown|order|first|seen|time|confiden|sure|flag|verif|comment|reason|rationale)"
+)
+_LESS = re.compile(
+    r"_(?:less|least|fewer|fewest|not?|non|free)(?:_|$)"
+)  # of what is bad: as the author of the data means it
 
 
 @dataclass(frozen=True)
@@ -85,12 +93,14 @@ class Answer:
     @property
     def rank(self) -> int:
         """How surely it says which reply is better, or how good one is; below 0: it says something else."""
-        name = _plain(self.question)
-        if _ASKS_ELSE.search(name):
+        name = f"_{_plain(self.question)}"
+        if _BAD_OF_IT.search(name) and not _LESS.search(name):
             return -1
-        if _ASKS_BETTER.search(name) or self.compares:
+        if _BETTER.search(name) or self.compares:
             return 2
-        return 1 if _ASKS_QUALITY.search(name) else 0
+        if _ELSE.search(name):
+            return -1
+        return 1 if _QUALITY.search(name) else 0
 
 
 @dataclass(frozen=True)
