@@ -259,6 +259,7 @@ def _metrics(tallies: dict[str, Tally]) -> dict[str, Any]:
                 "accepted": tally.accepted,
                 "quarantined": tally.quarantined.total(),
                 "rows": dict(tally.records),
+                "unknown_fields": dict(tally.unknown_fields),
             }
             for name, tally in tallies.items()
         },

@@ -115,8 +115,8 @@ def _accept(
         if reasons[0] == "id_conflict" and "id" in row.value:
             tally.warnings["reused_id"] += 1
         return _refuse(row, RefusedError(reasons[0]))
-    if not form.any_fields and row.value.keys() - form.fields - {"schema_version"}:
-        tally.warnings["unknown_field"] += 1
+    if not form.any_fields:
+        tally.ignore(row.value.keys() - form.fields - {"schema_version"})
     tally.warnings.update(f"dropped_{reason}" for reason in dropped)
     kept = [place for place, reason in enumerate(reasons) if reason is None]
     return _Accepted(row, [records[place] for place in kept], [prints[place] for place in kept] if prints else [])

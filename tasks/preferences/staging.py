@@ -24,6 +24,7 @@ from tasks.records import DATASETS, Preference, Record, schema, to_table, write_
 
 GROUP = 10_000  # rows written at once
 PART = 5  # groups in a file: what a later contradiction makes us write again
+MOST_NAMED = 12  # fields that a format does not read
 _ORIGIN = pa.schema([("key", pa.uint64()), ("line", pa.int64()), ("byte_offset", pa.int64()), ("sha256", pa.string())])
 _OPTIONS = {"compression": "zstd", "write_page_checksum": True}
 Pending = list[tuple[Record, Row | None]]
@@ -39,9 +40,18 @@ class Tally:
     quarantined: Counter[str] = field(default_factory=Counter)
     records: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
+    unknown_fields: Counter[str] = field(default_factory=Counter)  # rows that have it, of the first MOST_NAMED
 
     def check(self) -> None:
         assert self.accepted + self.quarantined.total() == self.input, "a row was lost or counted twice"
+
+    def ignore(self, names: set[str]) -> None:
+        """A row has fields that its format does not read."""
+        if names:
+            self.warnings["unknown_field"] += 1
+            for name in sorted(name[:40] for name in names):
+                if name in self.unknown_fields or len(self.unknown_fields) < MOST_NAMED:
+                    self.unknown_fields[name] += 1
 
     def contradict(self, number: int) -> None:
         self.accepted -= number

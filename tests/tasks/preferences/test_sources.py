@@ -69,6 +69,7 @@ def test_rows_and_refusals_add_up_to_the_input(tmp_path: Path) -> None:
         "canonical_preferences",
     )
     assert tally.warnings == {"unknown_field": 1}
+    assert tally.unknown_fields == {"extra": 1}
     assert read_table(folder / "raw/preferences").num_rows == 2
     assert read_table(folder / "raw/safety").num_rows == 0
     (line,) = (folder / "quarantine/s0.jsonl").read_text().splitlines()
