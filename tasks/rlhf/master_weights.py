@@ -4,11 +4,38 @@ A bfloat16 number keeps 8 bits: added to a weight of 1, anything below 1/512 is 
 learning rate with it. The copies, and the moments, add up what the weights are too coarse for.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
+
+
+class GradientSums:
+    """Gradients of several backward passes, added up in float32 for weights that are coarser.
+
+    bfloat16 rounds every sum, and what is small beside it away.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self._coarse = [p for p in parameters if p.dtype.itemsize < 4]
+        self._sums: dict[int, Tensor] = {}
+
+    def take(self) -> None:
+        """What the passes so far gave; to be called before the next one."""
+        for p in self._coarse:
+            if p.grad is not None:
+                self._sums[id(p)] = p.grad.float() + self._sums.get(id(p), 0.0)
+                p.grad = None
+
+    def give(self) -> None:
+        """The sum over all passes as the gradient of each weight, rounded once."""
+        if self._sums:
+            self.take()
+            for p in self._coarse:
+                if id(p) in self._sums:
+                    p.grad = self._sums.pop(id(p)).to(p.dtype)
 
 
 class MasterAdamW(torch.optim.AdamW):

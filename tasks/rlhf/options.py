@@ -62,8 +62,7 @@ class DatasetOptions(OptimizerOptions):
 
     num_epochs: Count
     batch_tokens: Count  # tokens per optimiser step, padding counted
-    # Tokens per forward pass: bounds memory, and changes no result but by rounding (of sums of gradients, in bfloat16).
-    micro_batch_tokens: Count = 65536
+    micro_batch_tokens: Count = 65536  # tokens per forward pass: bounds memory, changes no result
 
 
 class MarginOptions(Options):
@@ -158,7 +157,7 @@ class RolloutOptions(OptimizerOptions):
     temperature: Positive = 1.0
     num_updates: Count = 4  # passes over a rollout
     num_minibatches: Count = 1
-    micro_batch_tokens: Count = 65536  # as of DatasetOptions
+    micro_batch_tokens: Count = 65536  # tokens per forward pass: bounds memory, changes no result
 
     kl_coef: NotNegative  # cost of a nat of log(policy / reference); no default: it decides what is learned
     kl: bool = True  # a learned reward without a KL term is exploited: `kl_coef: 0` asks for `kl: off` as well

@@ -12,7 +12,7 @@ import torch
 
 from tasks.rlhf import ranks
 from tasks.rlhf.batch import LossOutput, Tracker, token_batches
-from tasks.rlhf.master_weights import MasterAdamW
+from tasks.rlhf.master_weights import GradientSums, MasterAdamW
 from tasks.rlhf.options import DatasetOptions, OptimizerOptions
 
 
@@ -68,7 +68,8 @@ def train_on_dataset(
         if before_step is not None:
             before_step(chosen)
         group.reseed(seed, step)
-        sums = group.add(_accumulate(chosen, loss, weight, is_counted, options.micro_batch_tokens, group))
+        gradients = GradientSums([] if group.sharded else parameters)
+        sums = group.add(_accumulate(chosen, loss, weight, is_counted, options.micro_batch_tokens, group, gradients))
         group.add_gradients(parameters)
         total_weight, counted_weight = sums.pop("weight"), sums.pop("counted")
         metrics = {key: value / (total_weight if key == "loss" else counted_weight) for key, value in sums.items()}
@@ -123,6 +124,7 @@ def _accumulate(
     is_counted: Callable[[R], bool],
     micro_tokens: int,
     group: ranks.Ranks,
+    gradients: GradientSums,
 ) -> dict[str, float]:
     """Backward pass over micro-batches of this process's rows; weighted sums of loss and metrics, and the weight.
 
@@ -141,6 +143,7 @@ def _accumulate(
         output = loss(micro)
         weights_B = torch.tensor([w for _, w in share[start : start + size]], device=output.loss_B.device)
         weighted = (output.loss_B * weights_B).sum()
+        gradients.take()
         weighted.backward()
         totals["weight"] += float(weights_B.sum())
         totals["loss"] += float(weighted.detach())
@@ -148,6 +151,7 @@ def _accumulate(
         totals["counted"] += float(counted_B.sum())
         for key, value_B in output.metrics.items():
             totals[key] = totals.get(key, 0.0) + float((value_B * counted_B).sum())
+    gradients.give()
     return totals
 
 

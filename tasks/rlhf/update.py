@@ -12,6 +12,7 @@ from tasks.rlhf.advantages import kl_k3
 from tasks.rlhf.batch import Lesson, PolicyLoss, Rollout
 from tasks.rlhf.experience import Learner
 from tasks.rlhf.logprobs import pad_by_row, token_logprobs_and_entropy
+from tasks.rlhf.master_weights import GradientSums
 from tasks.rlhf.options import CriticOptions, RolloutOptions
 from tasks.rlhf.state import State
 
@@ -126,8 +127,11 @@ def _step(losses: Iterator[_MicroLoss], optimizer: torch.optim.Optimizer, max_gr
     """One optimiser step on the weighted mean over all micro-batches of all processes: the cut changes nothing."""
     sums = {"weight": 0.0}
     token_sums = {"tokens": 0.0}
+    parameters = [p for some in optimizer.param_groups for p in some["params"]]
+    gradients = GradientSums([] if ranks.current().sharded else parameters)
     for micro in losses:
         loss = micro.loss.loss_B.sum()
+        gradients.take()
         loss.backward()
         sums["weight"] += float(micro.loss.weight_B.sum())
         token_sums["tokens"] += micro.num_tokens
@@ -135,8 +139,8 @@ def _step(losses: Iterator[_MicroLoss], optimizer: torch.optim.Optimizer, max_gr
             sums[key] = sums.get(key, 0.0) + float(value_B.sum())
         for key, total in micro.per_token.items():
             token_sums[key] = token_sums.get(key, 0.0) + float(total)
+    gradients.give()
     group = ranks.current()
-    parameters = [p for some in optimizer.param_groups for p in some["params"]]
     sums, token_sums = group.add(sums), group.add(token_sums)
     group.add_gradients(parameters)
     weight, tokens = sums.pop("weight"), token_sums.pop("tokens")

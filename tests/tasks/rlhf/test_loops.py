@@ -117,6 +117,7 @@ def test_warmup_then_cosine():
 
 def test_rows_that_are_not_counted_are_learned_from_and_not_logged():
     """Four rows that weigh 1 to 4, two of them counted: the metric is about those, the loss about all."""
+    from tasks.rlhf.master_weights import GradientSums
     from tasks.rlhf.ranks import Ranks
     from tasks.rlhf.train_on_dataset import _accumulate
 
@@ -128,7 +129,8 @@ def test_rows_that_are_not_counted_are_learned_from_and_not_logged():
         return LossOutput(value * values_B, {"metric": values_B})
 
     def totals(is_counted):
-        return _accumulate(rows, loss, lambda row: float(row.reply_ids[0]), is_counted, 4, Ranks())
+        sums = GradientSums([value])
+        return _accumulate(rows, loss, lambda row: float(row.reply_ids[0]), is_counted, 4, Ranks(), sums)
 
     assert totals(lambda row: row.reply_ids[0] < 3) == {"weight": 10, "counted": 3, "loss": 30, "metric": 1 + 4}
     assert value.grad == 30

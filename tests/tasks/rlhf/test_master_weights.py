@@ -2,12 +2,15 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
-from tasks.rlhf.master_weights import MasterAdamW
+from tasks.rlhf.batch import Example
+from tasks.rlhf.master_weights import GradientSums, MasterAdamW
 from tasks.rlhf.options import OptimizerOptions
 from tasks.rlhf.train_on_dataset import new_optimizer
+from tests.tasks.rlhf import tiny
 
 LR = 1e-3
 NUM_STEPS = 40
@@ -77,3 +80,29 @@ def test_weights_in_float32_stay_as_they_are() -> None:
     learn(fine, optimizer_of(fine), range(NUM_STEPS))
     assert torch.equal(mixed[0], fine[0])
     assert "master" not in optimizer.state[mixed[0]]
+
+
+@pytest.mark.parametrize("micro_tokens", [10**6, 16])
+def test_gradients_of_many_passes_are_rounded_once(micro_tokens):
+    """All rows in one pass, or one by one: sums in bfloat16 would be twice as wrong and more."""
+    from tasks.rlhf.logprobs import reply_nll
+    from tasks.rlhf.ranks import Ranks
+    from tasks.rlhf.train_on_dataset import _accumulate
+
+    draws = np.random.default_rng(0)
+    rows = [
+        Example(draws.integers(5, 64, 4).tolist(), draws.integers(5, 64, int(draws.integers(3, 12))).tolist())
+        for _ in range(200)
+    ]
+    coarse = tiny.language_model().to(torch.bfloat16)
+
+    def gradient(model, tokens):
+        model.zero_grad()
+        sums = GradientSums(model.parameters())
+        _accumulate(rows, reply_nll(model), lambda row: len(row.reply_ids), lambda row: True, tokens, Ranks(), sums)
+        assert {p.grad.dtype for p in model.parameters()} == {model.dtype}
+        return torch.cat([p.grad.double().flatten() for p in model.parameters()])
+
+    true = gradient(copy.deepcopy(coarse).float(), 10**6)
+    error = float((gradient(coarse, micro_tokens) - true).norm() / true.norm())
+    assert error < 0.01
