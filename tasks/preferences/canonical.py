@@ -311,18 +311,31 @@ _NOT_PROMPT = frozenset(
 # What published prompts carry beside them, in words.
 _BESIDE = frozenset(
     "prompt_id uid uuid index idx split subset category subcategory topic task task_type type dataset origin lang "
-    "language difficulty level url title meta metadata intent knowledge style author date ground_truth system".split()
+    "language difficulty level url title meta metadata intent knowledge style author date ground_truth solution "
+    "reference system instruction_id_list kwargs".split()
 )
 
 
+_LIKE_A_REPLY = re.compile(
+    r"chosen|reject|respon|repl(?:y|ies)|answer|complet|output|prefer|winner|loser|better|worse|good|bad|posit|negat|accept"
+    r"|label|verdict|vote|score|rating",
+    re.IGNORECASE,
+)
+_FEW = 6  # words, below which a text is no reply
+
+
 def _is_bare_prompt(row: Value) -> bool:
-    """Not where a column nobody knows holds a text or a list: that may be a reply, and its verdict would be lost."""
+    """Not where another column is called, or looks, like a reply or a verdict, which would be lost."""
     if "prompt" not in row or _NOT_PROMPT & row.keys():
         return False
     others = row.keys() - _fields("prompts") - _BESIDE
-    return not any(
-        isinstance(row[key], list) or (isinstance(row[key], str) and " " in row[key].strip()) for key in others
-    )
+    return not any(_LIKE_A_REPLY.search(key) or _is_long(row[key]) for key in others)
+
+
+def _is_long(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(isinstance(item, str) and _is_long(item) for item in value[:100])
+    return isinstance(value, str) and len(value.split(None, _FEW)) >= _FEW
 
 
 KINDS: dict[str, Kind] = {

@@ -32,7 +32,7 @@ _THOUSANDS = re.compile(r"-?[1-9]\d{0,2},\d{3}")  # or a decimal comma: where ce
 # A reply may be "42"; these columns never hold texts.
 _NUMBERS = {"label", "labels", "choice", "preference", "weight", "seconds", "noise", "confidence", "correct"}
 _NUMBERS |= {"winner_model_a", "winner_model_b", "winner_tie", "better_response_id", "safer_response_id"}
-_NUMBERS |= {"preference_strength", "overall_preference", "annotation_id", "annotator", "annotator_index", "lead_time"}
+_NUMBERS |= {"preference_strength", "overall_preference", "annotation_id", "lead_time"}
 _NUMBERS |= {"helpfulness", "correctness", "coherence", "complexity", "verbosity", "helpful", "harmless", "honesty"}
 _NUMBERS |= {"desirable", "undesirable", "liked", "thumbs", "thumbs_up", "thumbs_down", "upvote", "vote"}
 _NUMBERS |= {"verdict", "feedback", "kto_tag", "reward", "chosen_reward", "rejected_reward"}
@@ -282,9 +282,9 @@ def _written(cell: str) -> Any:
     try:
         with catch_warnings(action="ignore"):  # about escapes, in texts that are none of Python's
             found = ast.literal_eval(cell)
+        if repr(found) != cell.strip():
+            return None
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
-    if repr(found) != cell.strip():
         return None
     # From here on as JSON: without tuples, sets and bytes, numbers of any size and what is nested too deep.
     try:

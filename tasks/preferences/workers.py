@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from tasks.preferences.formats import FORMATS, Dropped, matching
+from tasks.preferences.formats import FORMATS, Dropped, misfit
 from tasks.preferences.prints import Print, Prints, of_rows
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import Refusal, RefusedError, Row
@@ -46,8 +46,8 @@ class Judge:
         found: list[Verdict] = []
         for value in values:
             try:
-                if self.recognised and not form.matches(value) and matching(value):
-                    raise RefusedError("other_format")
+                if self.recognised and (reason := misfit(value, form)):
+                    raise RefusedError(reason)
                 found.append(self._of_row(form.convert(value, self.source), value, warnings))
             except RefusedError as refused:
                 found.append(refused)

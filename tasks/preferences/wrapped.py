@@ -81,7 +81,7 @@ def _unwrapped(where: object, text: str, value: dict[str, Any]) -> bytes | None:
         raise BadFileError(where, "wrong_format", message)
     rows = value[lists[0]]
     if all(isinstance(row.get("row"), dict) for row in rows):  # of the hub's server of datasets
-        return "".join(json.dumps(row["row"], ensure_ascii=False) + "\n" for row in rows).encode()
+        return "".join(json.dumps(row["row"]) + "\n" for row in rows).encode()
     start, end = _span(text, lists[0])
     return text[start:end].encode()
 
@@ -141,11 +141,11 @@ def _turned(value: dict[str, Any]) -> str | None:
 
 def _next_line(stream: io.BufferedReader) -> bytes:
     """The next line that holds something, with the blank ones before it."""
-    blank = b""
+    blank: list[bytes] = []
     while line := stream.readline(MAX_DOCUMENT):
+        blank.append(line)
         if line.strip():
-            return blank + line
-        blank += line
+            return b"".join(blank)
     return b""
 
 

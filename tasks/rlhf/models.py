@@ -181,11 +181,6 @@ class Critic(torch.nn.Module):
 def _scratch(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    if params.hidden_size % params.num_heads:
-        raise ValueError(
-            f"params.yaml: model.hidden_size = {params.hidden_size} is not a multiple of "
-            f"model.num_heads = {params.num_heads}"
-        )
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -11,9 +11,10 @@ from tasks.preferences.formats import argilla, comparisons, label_studio, pairs,
 from tasks.preferences.formats.building import Dropped, Format, Found, Value
 from tasks.preferences.screen import BadFileError
 
-__all__ = ["FORMATS", "Dropped", "Format", "Found", "Value", "detect", "matching"]
+__all__ = ["FORMATS", "Dropped", "Format", "Found", "Value", "detect", "matching", "misfit"]
 
 MIN_SHARE = 0.5  # of the sampled rows that must look like one format
+DEMONSTRATIONS = frozenset({"chat", "sharegpt", "alpaca", "prompt_completion"})  # unless somebody judged the reply
 MIN_LEAD = 0.9  # its share among the rows that look like any
 
 _EXPORTS = (*label_studio.FORMATS, *argilla.FORMATS)
@@ -33,6 +34,16 @@ def matching(row: Value) -> list[str]:
     return found
 
 
+def misfit(row: Value, form: Format) -> str | None:
+    """Why a row is not to be read as one of the format that its file is in; None: it may be, for all that it shows."""
+    if form.matches(row):
+        return None
+    found = matching(row)
+    if form.name == "feedback" and found and DEMONSTRATIONS.issuperset(found):
+        return "unanswered"
+    return "other_format" if found or (form.name in DEMONSTRATIONS and replies.is_judged(row)) else None
+
+
 def detect(rows: Iterable[Value], path: object) -> Format:
     """The format that a sample of rows is in.
 
@@ -45,6 +56,8 @@ def detect(rows: Iterable[Value], path: object) -> Format:
         keys = ", ".join(sorted({key[:40] for row in rows[:100] for key in row})[:12]) or "none"
         remedy = f"name its columns as data/README.md lists them, or set `format` of its source to one of {known}"
         raise BadFileError(path, "wrong_format", f"rows with the keys {keys} are in no known format: {remedy}")
+    if "feedback" in votes and votes.keys() <= DEMONSTRATIONS | {"feedback"}:
+        return FORMATS["feedback"]  # where some replies are judged, the others are not yet
     (best, count), *others = votes.most_common()
     if others and count < MIN_LEAD * votes.total():
         seen = ", ".join(f"{name} in {seen} of {len(rows)} rows" for name, seen in votes.most_common())

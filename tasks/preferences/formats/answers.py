@@ -52,7 +52,7 @@ _SIDE = re.compile(
     r"(a|b|0|1|2|left|right|first|second|one|two)(?: is)?(?: much| slightly| clearly| significantly)?"
     r"(?: better| preferred| wins)?(?: one)?"
 )
-_GREATER = re.compile(r"(.+?)(>{1,3}|<{1,3})(.+)")
+_GREATER = re.compile(r"([\w ]+?)\s*(>{1,3}|<{1,3})\s*([\w ]+)")
 _WORDS = {
     "tie": "tie|equal|equally good|same|about the same|similar|about equal|both|both good|both are good|no preference"
     "|draw|neutral",
@@ -61,7 +61,11 @@ _WORDS = {
     "unsure": "unsure|not sure|cannot tell|can t tell|don t know|i don t know|unclear|cannot judge|skip",
 }
 _CHOICE_OF = {word: choice for choice, words in _WORDS.items() for word in words.split("|")}
-_GOOD = "good|yes|like|liked|thumbs up|positive|accept|accepted|desirable|correct|acceptable|up|helpful|true".split("|")
+_GOOD = (
+    "good|safe|yes|like|liked|thumbs up|positive|accept|accepted|desirable|correct|acceptable|up|helpful|true".split(
+        "|"
+    )
+)
 _BAD = "bad|no|dislike|disliked|thumbs down|negative|reject|rejected|undesirable|incorrect|unacceptable|down".split("|")
 _BAD += ["unhelpful", "false", "unsafe"]
 _SIGNS = {"👍": True, "👎": False}
@@ -96,7 +100,7 @@ class Answer:
         name = f"_{_plain(self.question)}"
         if _BAD_OF_IT.search(name) and not _LESS.search(name):
             return -1
-        if _BETTER.search(name) or self.compares:
+        if _BETTER.search(name) or self.compares or self.kind == "ranking":
             return 2
         if _ELSE.search(name):
             return -1
@@ -198,11 +202,12 @@ def verdict(value: Any, names: Sequence[str]) -> str | None:
         value = value[0]
     if not isinstance(value, str | int) or isinstance(value, bool):
         return None
-    if greater := _GREATER.fullmatch(str(value)):
-        value = greater[1 if greater[2][0] == ">" else 3]
+    if greater := _GREATER.fullmatch(str(value).strip()):
+        sides = [verdict(greater[n], names) for n in (1, 3)]
+        return sides[greater[2][0] == "<"] if sorted(map(str, sides)) == ["a", "b"] else None
     plain = _plain(str(value))
     for place, name in enumerate(names):
-        if plain in (_plain(name), token(name)):
+        if plain and plain in (_plain(name), token(name)):
             return "ab"[place]
     words = plain.replace("_", " ")
     if words in _CHOICE_OF:

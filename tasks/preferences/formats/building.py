@@ -28,11 +28,6 @@ PAIRS = (
     ("preferred", "dispreferred"),
     ("better", "worse"),
     ("better_response", "worse_response"),
-    ("accepted", "rejected"),
-    ("winner", "loser"),
-    ("win", "lose"),
-    ("positive", "negative"),
-    ("pos", "neg"),
     ("y_w", "y_l"),
     ("response_w", "response_l"),
     ("response_j", "response_k"),
@@ -173,48 +168,55 @@ def demonstration(turns: list[Message], reply: str, source: str, domain: str = "
 
 def named_pair(row: Value) -> tuple[str, str] | None:
     """The names of a preferred reply and of the other; of `chosen` and `rejected` one is enough to tell."""
-    if "chosen" in row or "rejected" in row:
-        return PAIRS[0]
-    return next((names for names in PAIRS if names[0] in row and names[1] in row), None)
+    for names in PAIRS[1:]:
+        if all(isinstance(row.get(name), str | list | dict) for name in names):
+            return names
+    return PAIRS[0] if "chosen" in row or "rejected" in row else None
 
 
 def prompt_of(row: Value, key: str) -> list[Message]:
-    """The prompt under a key, with the `input` of an instruction, the `system` message and the `history` beside it."""
-    asked, more = row.get(key), row.get("input")
-    if key == "instruction" and isinstance(asked, str) and isinstance(more, str) and more.strip():
-        asked = f"{asked}\n\n{more}"
-    return in_context(row, dialogue.prompt(asked))
+    """The prompt under a key, with the `input` of a task, and the `system` message and `history` beside it."""
+    turns = asked(row, key)
+    return turns if key == "history" else in_context(row, turns)
+
+
+def asked(row: Value, key: str) -> list[Message]:
+    """The prompt under a key; what it is to be done to, `input`, may stand apart."""
+    said, more = row.get(key), row.get("input")
+    if key != "input" and isinstance(said, str) and isinstance(more, str) and more.strip() and more not in said:
+        said = f"{said}\n\n{more}"
+    return dialogue.prompt(said)
 
 
 def in_context(row: Value, turns: list[Message]) -> list[Message]:
-    """Turns after the `system` message and `history` of their row, where it has some. Raises RefusedError."""
-    history = row.get("history")
-    if isinstance(history, list) and history:
-        head = turns[:1] if turns[0]["role"] == "system" else []
-        turns = [*head, *_earlier(history), *turns[len(head) :]]
+    """Turns after the `system` message and `history` of their row, where it has some that they do not hold."""
+    head = turns[:1] if turns[0]["role"] == "system" else []
+    body = turns[len(head) :]
+    earlier = _earlier(row.get("history"))
+    if body[: len(earlier)] != earlier:
+        body = [*earlier, *body]
     system = next((row[key] for key in ("system", "system_prompt") if row.get(key)), None)
-    if isinstance(system, str) and system.strip() and turns[0]["role"] != "system":
-        turns = [Message(role="system", content=system), *turns]
-    return dialogue.check_prompt(turns)
+    if isinstance(system, str) and system.strip() and not head and body[0]["role"] != "system":
+        head = [Message(role="system", content=system)]
+    return dialogue.check_prompt([*head, *body])
 
 
-def _earlier(history: list[Any]) -> list[Message]:
-    """Earlier turns, as messages or as pairs of question and answer."""
-    if all(isinstance(turn, dict) for turn in history):
+def _earlier(history: Any) -> list[Message]:
+    """Earlier turns, given as messages or as pairs of question and answer; a history of something else says nothing."""
+    if not isinstance(history, list) or not history:
+        return []
+    if all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(t, str) for t in turn) for turn in history):
+        roles = ("user", "assistant")
+        return [Message(role=role, content=said) for turn in history for role, said in zip(roles, turn, strict=True)]
+    try:
         return dialogue.messages(history)
-    if not all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(t, str) for t in turn) for turn in history):
-        raise RefusedError("type")
-    return [
-        Message(role=role, content=said)
-        for turn in history
-        for role, said in zip(("user", "assistant"), turn, strict=True)
-    ]
+    except RefusedError:
+        return []
 
 
 def vote_of(row: Value) -> Value:
     """What a row says of its vote, by the names of our own records and others': rater, confidence, weight, time."""
-    rater = next((row[key] for key in _RATERS if isinstance(row.get(key), str | int) and row[key] is not True), None)
-    found: Value = {"rater": str(rater).strip() or None if rater is not None else None}
+    found: Value = {"rater": next((name for key in _RATERS if (name := _named(row.get(key)))), None)}
     confidence, weight, seconds = (row.get(key) for key in ("confidence", "weight", "seconds"))
     if is_number(confidence) and 0 <= confidence <= 1:
         found["confidence"] = float(confidence)
@@ -224,6 +226,16 @@ def vote_of(row: Value) -> Value:
         found["seconds"] = float(seconds)
     created = moment(row.get("created_at"))
     return found | ({"created_at": created} if created else {})
+
+
+def _named(who: Any) -> str | None:
+    """A person by a text or whole number; an e-mail address only as its hash."""
+    if isinstance(who, float) and who.is_integer():
+        who = int(who)
+    if isinstance(who, bool) or not isinstance(who, str | int):
+        return None
+    name = str(who).strip()
+    return (row_id("rater", name.casefold()) if "@" in name else name) or None
 
 
 VOTE = frozenset({*_RATERS, "confidence", "weight", "seconds", "created_at"})
@@ -272,7 +284,7 @@ def moment(value: Any) -> str | None:
             found = datetime.fromisoformat(value)
         except ValueError:
             return None
-        return value if found.tzinfo else None
+        return value if found.tzinfo and 1970 < found.year < 2100 else None
     if isinstance(value, int | float) and not isinstance(value, bool) and 86_400 < value < 1e11:
         return datetime.fromtimestamp(value, UTC).isoformat()
     return None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tasks.preferences.formats.answers import Answer, Task, records, task
-from tasks.preferences.formats.building import Dropped, Format, Found, Value, has, is_number, moment
+from tasks.preferences.formats.building import Dropped, Format, Found, Value, is_number, moment
 from tasks.preferences.screen import RefusedError
 from tasks.records import row_id
 
@@ -127,7 +127,7 @@ FORMATS = (
     Format(
         "label_studio_min",
         frozenset(),
-        lambda row: "annotation_id" in row and has(row, "annotator", "lead_time"),
+        lambda row: "annotation_id" in row and any(key in row for key in ("annotator", "lead_time", "created_at")),
         label_studio_min,
         any_fields=True,
     ),

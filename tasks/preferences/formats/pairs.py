@@ -46,10 +46,11 @@ def pairs(row: Value, source: str) -> Found:
     `input`, and `system` and `history` where they are given.
     """
     row = _renamed(row)
-    turns = prompt_of(row, first_key(row, _PROMPTS))
-    if all(dialogue.is_transcript(row.get(key)) for key in PAIRS[0]):
+    key = first_key(row, _PROMPTS)
+    if all(dialogue.is_transcript(row.get(name)) for name in PAIRS[0]):
         said, preferred, other = _of_transcripts(row)
-        return [_scored(row, _agreeing(turns, said), preferred, other, source)]
+        return [_scored(row, in_context(row, _agreeing(row.get(key), said)), preferred, other, source)]
+    turns = prompt_of(row, key)
     return [_scored(row, turns, text(row, "chosen").strip(), text(row, "rejected").strip(), source)]
 
 
@@ -67,7 +68,7 @@ def pairs_conversational(row: Value, source: str) -> Found:
         chosen, rejected = before + chosen, before + rejected
     turns, preferred, other = dialogue.split_pair(chosen, rejected)
     if row.get("prompt") is not None:
-        turns = _agreeing(dialogue.prompt(row["prompt"]), turns)
+        turns = _agreeing(row["prompt"], turns)
     return [_scored(row, in_context(row, turns), preferred, other, source)]
 
 
@@ -78,13 +79,22 @@ def _of_transcripts(row: Value) -> tuple[list[Message], str, str]:
     return dialogue.split_pair(chosen, rejected)
 
 
-def _agreeing(given: list[Message], turns: list[Message]) -> list[Message]:
-    """The prompt that both dialogues hold, where what the row calls its prompt is said in it. Raises RefusedError."""
-    said = {dialogue.fold(turn["content"]) for turn in turns}
-    if any(turn["role"] == "user" and dialogue.fold(turn["content"]) not in said for turn in given):
+def _agreeing(given: Any, turns: list[Message]) -> list[Message]:
+    """The prompt that both dialogues hold, where what the row calls its prompt is about it. Raises RefusedError.
+
+    What cannot be read as a prompt contradicts nothing: the dialogues are whole.
+    """
+    try:
+        asked = dialogue.prompt(given)
+    except RefusedError:
+        return turns
+    said = [dialogue.fold(turn["content"]) for turn in turns]
+    whole = " ".join(dialogue.fold(turn["content"]) for turn in asked)
+    users = [dialogue.fold(turn["content"]) for turn in asked if turn["role"] == "user"]
+    if not (said[-1] in whole or all(user in said for user in users)):
         raise RefusedError("prompt_mismatch")
-    if given[0]["role"] == "system" and turns[0]["role"] != "system":
-        return [given[0], *turns]
+    if asked[0]["role"] == "system" and turns[0]["role"] != "system":
+        return [asked[0], *turns]
     return turns
 
 

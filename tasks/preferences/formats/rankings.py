@@ -39,8 +39,10 @@ def rankings(row: Value, source: str) -> Found:
         raise RefusedError("missing_field" if replies is None else "type")
     texts = [_reply(item) for item in replies]
     more = canonical.origin_of_vote(row, source, turns)
-    if row.get("group"):
-        more["group"] = row["group"]
+    if group := row.get("group"):
+        if not isinstance(group, str):
+            raise RefusedError("type")
+        more["group"] = group
     return ranking(turns, texts, _ranks(row, len(texts)), **more)
 
 
@@ -163,7 +165,10 @@ def oasst_tree(row: Value, source: str) -> Found:
     while pending:
         node, before = pending.pop()
         turns = [*before, _turn(node)]
-        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
+        beneath = node.get("replies") or []
+        if not isinstance(beneath, list):
+            raise RefusedError("type")
+        replies = [reply for reply in beneath if isinstance(reply, dict)]
         found += _ranked(turns, replies, source)
         pending += [(reply, turns) for reply in reversed(replies)]
     return found or [Dropped("unranked")]
@@ -205,6 +210,8 @@ def _is_deleted(message: Value) -> bool:
 def _tree_of(row: Value) -> object:
     if not isinstance(row.get("message_id"), str):
         raise RefusedError("missing_field" if row.get("message_id") is None else "type")
+    if not isinstance(row.get("parent_id"), str | None):
+        raise RefusedError("type")
     if row.get("role") not in ("prompter", "assistant"):
         raise RefusedError("bad_dialogue")
     _turn(row)

@@ -1,6 +1,5 @@
 """One reply to a prompt: demonstrations in their several shapes, ratings of attributes, and binary feedback."""
 
-from itertools import chain
 from typing import Any
 
 from tasks.preferences import dialogue
@@ -9,13 +8,13 @@ from tasks.preferences.formats.answers import liking
 from tasks.preferences.formats.building import (
     CONTEXT,
     GROUP,
-    PAIRS,
     REPLY_KEYS,
     VOTE,
     Dropped,
     Format,
     Found,
     Value,
+    asked,
     demonstration,
     first_key,
     has,
@@ -76,7 +75,7 @@ def _single(row: Value) -> tuple[list[Message], str]:
         return prompt_of(row, first_key(row, _ASKED)), text(row, said)
     turns = dialogue.messages(row[said])
     if turns[0]["role"] == "assistant":
-        turns = prompt_of(row, first_key(row, _ASKED)) + turns
+        turns = asked(row, first_key(row, _ASKED)) + turns
     turns, reply = dialogue.split_reply(turns)  # else the whole dialogue stands there
     return in_context(row, turns), reply
 
@@ -141,12 +140,28 @@ def prompt_completion(row: Value, source: str) -> Found:
     return [demonstration(turns, reply, source)]
 
 
-_OTHERS = {*chain(*PAIRS), "reply_a", "reply_b", "expected", "steps", "output_1", "output_2", "reply", *_ATTRIBUTES}
+_OTHERS = {
+    "chosen",
+    "rejected",
+    "reply_a",
+    "reply_b",
+    "expected",
+    "steps",
+    "output_1",
+    "output_2",
+    "reply",
+    *_ATTRIBUTES,
+}
 
 
-def _is_judged(row: Value) -> bool:
+def is_judged(row: Value) -> bool:
     """Whether a row says how good its reply is: it is no demonstration then, for it may be a bad one."""
-    return bool({*_LIKED, *_STARS} & row.keys()) or any(_liked(row.get(key)) is not None for key in _SAID)
+    by_name = {*_LIKED[1:], *_STARS} | ({"label"} if row.keys() & {"completion", "response"} else set())
+    return bool(by_name & row.keys()) or any(_liked(row.get(key)) is not None for key in ("label", *_SAID))
+
+
+def _is_other(row: Value) -> bool:
+    return bool(_OTHERS & row.keys()) or named_pair(row) is not None
 
 
 def _is_asked(row: Value) -> bool:
@@ -154,7 +169,7 @@ def _is_asked(row: Value) -> bool:
 
 
 def _is_feedback(row: Value) -> bool:
-    if not _is_judged(row) or _OTHERS & row.keys() or not {*_LIKED, *_SAID} & row.keys():
+    if not is_judged(row) or _is_other(row) or not {*_LIKED, *_SAID} & row.keys():
         return False
     said = first_key(row, (*_COMPLETIONS, *REPLY_KEYS))
     if _is_asked(row):
@@ -163,8 +178,8 @@ def _is_feedback(row: Value) -> bool:
 
 
 def _is_completion(row: Value) -> bool:
-    asked = "prompt" in row or has(row, "question", "answer") or has(row, "instruction", "response")
-    if not asked or _is_judged(row) or (_OTHERS | {"messages"}) & row.keys():
+    asks = "prompt" in row or has(row, "question", "answer") or has(row, "instruction", "response")
+    if not asks or is_judged(row) or _is_other(row) or "messages" in row:
         return False
     return "completion" in row or any(isinstance(row.get(k), str) or _is_messages(row.get(k)) for k in _COMPLETIONS)
 
@@ -179,7 +194,7 @@ def _is_messages(value: Any) -> bool:
 
 
 def _is_dialogue(row: Value) -> bool:
-    return named_pair(row) is None and not _is_judged(row)
+    return named_pair(row) is None and not is_judged(row)
 
 
 FORMATS = (

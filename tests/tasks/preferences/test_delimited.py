@@ -114,7 +114,6 @@ def test_names_are_known_in_other_letters(tmp_path: Path, header: str, names: li
         ("chosen_score", "4.5", 4.5),
         ("rejected-rating", "3", 3),
         ("score_rejected", "-1e-05", -1e-05),
-        ("annotator_index", "14", 14),
         ("helpful", "2", 2),
         ("preference", "1,5", 1.5),
         ("score_0", "0,125", 0.125),

@@ -121,7 +121,7 @@ def test_votes_of_two_raters_are_two(name: str) -> None:
         {"prompt": "Hi", "response": "Go.", "rating": 1},
         {"prompt": "Hi", "completion": "Go.", "score": 0.1},
         {"messages": [USER, GO], "rating": 1},
-        {"prompt": "Hi", "pick": "Hello there.", "drop": "Go away."},
+        {"prompt": "Hi", "pick": "Hello there, how are you today?", "drop": "Go away."},
         {"prompt": "Hi", "Chosen": "Hello there.", "Rejected": "Go away."},
         {"prompt": "Hi", "replies_of_models": ["Hello.", "Go."]},
     ],
@@ -138,10 +138,108 @@ def test_prompts_may_say_what_they_are_about() -> None:
 
 def test_a_row_in_another_format_than_its_file_is_refused(tmp_path: Path) -> None:
     good = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(40)]
-    judged = {"prompt": "Why?", "completion": "BAD", "label": False}
-    tallies, folder = take(tmp_path, [*good, judged], rate=0.1)
-    assert quarantine(folder) == [(41, "other_format")]
+    others = [{"prompt": "Why?", **examples.HH}, {"prompt": "Why?", "completion": "BAD", "score": 0.1}]
+    tallies, folder = take(tmp_path, [*good, *others], rate=0.1)
+    assert quarantine(folder) == [(41, "other_format"), (42, "other_format")]
     assert tallies["s0"].records["demonstrations"] == 40
+
+
+def test_where_some_replies_are_judged_the_others_are_not_yet(tmp_path: Path) -> None:
+    asked = [{"prompt": f"What is {n}?", "response": f"It is {n}.", "thumbs_up": None} for n in range(20)]
+    asked[7]["thumbs_up"] = False
+    tallies, folder = take(tmp_path, asked, rate=0.0)
+    assert (tallies["s0"].format, tallies["s0"].records["feedback"]) == ("feedback", 1)
+    assert {reason for _, reason in quarantine(folder)} == {"unanswered"}
+
+
+def test_a_history_stands_once_before_the_question() -> None:
+    earlier = [{"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"}]
+    history = [["q1", "a1"]]
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("prompt_completion", {"prompt": "Hi", "completion": [HELLO], "history": history}),
+        ("feedback", {"prompt": "Hi", "completion": [HELLO], "label": True, "history": history}),
+        ("chat", {"messages": [*earlier, USER, HELLO], "history": history}),
+        ("pairs_conversational", {k: [*earlier, USER, v] for k, v in (("chosen", HELLO), ("rejected", GO))}),
+        ("votes", {"history": [*earlier, USER], "response_a": "Go.", "response_b": "Hello.", "choice": "b"}),
+    ]
+    for name, row in rows:
+        assert detect([row], "f").name == name
+        assert convert(name, row | {"history": row.get("history", history)})[0].prompt == [*earlier, USER], name
+    for other in (["created", "edited"], [{"date": "2026-01-01"}], "long ago"):
+        assert convert("chat", {"messages": [USER, HELLO], "history": other})[0].prompt == [USER]
+
+
+@pytest.mark.parametrize("missing", ["annotator", "lead_time"])
+def test_exports_of_label_studio_may_lack_a_column(missing: str) -> None:
+    row = {key: value for key, value in examples.LABEL_STUDIO_MIN.items() if key != missing}
+    assert detect([row], "f").name == "label_studio_min"
+
+
+def test_raters_are_numbers_or_names_and_never_addresses() -> None:
+    def rater(**who: Any) -> str:
+        found = convert("votes", {k: v for k, v in examples.VOTES.items() if k != "annotator"} | who)[0].rater
+        assert isinstance(found, str)
+        return found
+
+    assert rater(annotator=3.0) == rater(annotator="3") == "3"
+    assert rater(annotator="007") == "007"
+    assert rater(rater="", annotator="bob") == "bob"
+    assert rater(rater=False) == rater(rater=["bob"]) == "source:test"
+    assert "@" not in rater(annotator="ann@example.com")
+
+
+@pytest.mark.parametrize("said", ["<b>A</b>", "A <-> B", "A -> B", "A>=B", "No <b>", "?", "是", "A > A"])
+def test_what_says_no_side_is_no_verdict(said: str) -> None:
+    with pytest.raises(RefusedError, match="bad_label"):
+        convert("votes", {**examples.VOTES, "winner": said})
+    items = [{"id": "x", "body": "Go."}, {"id": "y", "body": "Hm."}]
+    assert asked(("preference", said), data={"prompt": "Hi", "items": items}) == [Dropped("unreadable_answer")]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"instruction_id_list": ["a:b"], "kwargs": [{"n": 3}]},
+        {"act": "Linux Terminal"},
+        {"tools": [], "timestamp": "2024-01-01 00:00:00", "country": "United States"},
+        {"solution": "It is so because of what was said before."},
+    ],
+)
+def test_prompts_carry_columns_of_their_own(beside: dict[str, Any]) -> None:
+    assert detect([{"prompt": "Hi", **beside}], "f").name == "canonical_prompts"
+
+
+@pytest.mark.parametrize("prompt", ["", {"x": 1}, [USER, HELLO], "User: Hi\nAssistant:", "<|user|>\nHi</s>"])
+def test_a_prompt_that_cannot_be_read_contradicts_no_dialogue(prompt: Any) -> None:
+    row = {"prompt": prompt, "chosen": [USER, HELLO], "rejected": [USER, GO]}
+    (record,) = convert("pairs_conversational", row)
+    assert record.prompt == [USER]
+
+
+def test_a_topic_is_no_verdict_and_safe_is_one() -> None:
+    assert detect([{"instruction": "Hi", "output": "Hello.", "label": "physics"}], "f").name == "alpaca"
+    assert detect([{"messages": [USER, HELLO], "label": "physics"}], "f").name == "chat"
+    said = {"prompt": "Hi", "completion": "Hello."}
+    assert [convert("feedback", said | {"label": word})[0].desirable for word in ("safe", "unsafe")] == [True, False]
+
+
+def test_what_a_task_is_done_to_is_part_of_its_prompt() -> None:
+    row = {"prompt": "Translate", "input": "Good morning", "completion": "Bonjour"}
+    assert convert("prompt_completion", row)[0].prompt[0]["content"] == "Translate\n\nGood morning"
+    whole = row | {"prompt": "Translate: Good morning"}
+    assert convert("prompt_completion", whole)[0].prompt[0]["content"] == "Translate: Good morning"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("oasst_tree", {"prompt": {"message_id": "m", "text": "Hi", "role": "prompter", "replies": 5}}),
+        ("rankings", {"group": 7}),
+    ],
+)
+def test_odd_values_are_of_a_wrong_type(name: str, change: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError, match="type"):
+        convert(name, changed(name, **change))
 
 
 def test_what_json_in_a_text_says_is_screened() -> None:
