@@ -277,9 +277,13 @@ def _time(row: Value) -> str | None:
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise RefusedError("time") from None
-    if moment.tzinfo is None or not _FIRST < moment < _LAST:
+    if not is_of_a_vote(moment):
         raise RefusedError("time")
     return value
+
+
+def is_of_a_vote(moment: datetime) -> bool:
+    return moment.tzinfo is not None and _FIRST < moment < _LAST
 
 
 def _json(row: Value, key: str) -> str | None:

@@ -42,7 +42,7 @@ def train_on_dataset(
     `before_step` sees all of them before `loss` sees any. Rows that are not counted are learned from, but take no part
     in the metrics that are logged, other than the loss; those of weight 0 take part in nothing. The order of rows is
     drawn from `seed`, apart from the model's own draws. Checkpoints fall between two optimiser steps; an interrupted
-    run ends with the weights, figures and draws of one that was not.
+    run ends with the weights, figures and draws of one that was not. ValueError where no row has a weight.
     """
     group = ranks.current()
     if group.sharded:
@@ -51,7 +51,8 @@ def train_on_dataset(
         outline = sharding.Outline(model)
         loss = sharding.shard(model, loss)
     generator = np.random.default_rng(seed)
-    rows = [row for row in rows if weight(row) > 0]  # a step of nothing else has no mean
+    if rows and not (rows := [row for row in rows if weight(row) > 0]):  # a step of nothing else has no mean
+        raise ValueError("every row to learn from has a weight of 0; check confidence and weights of data/raw")
     lengths = [row.length for row in rows]
     epochs = [token_batches(lengths, options.batch_tokens, generator) for _ in range(options.num_epochs)]
     steps = [batch for epoch in epochs for batch in epoch]

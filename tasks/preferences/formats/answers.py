@@ -4,9 +4,9 @@ Which column is the prompt and which are replies is told by their names; a verdi
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
@@ -25,18 +25,9 @@ from tasks.preferences.formats.building import (
 from tasks.preferences.screen import RefusedError
 from tasks.records import Message
 
-PROMPTS: tuple[str, ...] = (
-    "prompt",
-    "instruction",
-    "question",
-    "query",
-    "user_prompt",
-    "input",
-    "conversation",
-    "messages",
-    "dialogue",
-)
-PROMPTS += ("chat", "history", "context", "post", "text")
+T = TypeVar("T")
+PROMPTS: tuple[str, ...] = ("prompt", "instruction", "question", "query", "user_prompt", "input", "conversation")
+PROMPTS += ("messages", "dialogue", "chat", "history", "context", "post", "text")
 _LISTS = ("items", "responses", "replies", "answers", "completions", "candidates", "options", "generations")
 # The names of a reply. Where columns of several stand side by side, the first of these holds it: model_a beside
 # response_a is who wrote it. Of a single reply a model is never the text.
@@ -61,11 +52,8 @@ _WORDS = {
     "unsure": "unsure|not sure|cannot tell|can t tell|don t know|i don t know|unclear|cannot judge|skip",
 }
 _CHOICE_OF = {word: choice for choice, words in _WORDS.items() for word in words.split("|")}
-_GOOD = (
-    "good|safe|yes|like|liked|thumbs up|positive|accept|accepted|desirable|correct|acceptable|up|helpful|true".split(
-        "|"
-    )
-)
+_GOOD = "good|yes|like|liked|thumbs up|positive|accept|accepted|desirable|correct|acceptable|up|helpful".split("|")
+_GOOD += ["true", "safe"]
 _BAD = "bad|no|dislike|disliked|thumbs down|negative|reject|rejected|undesirable|incorrect|unacceptable|down".split("|")
 _BAD += ["unhelpful", "false", "unsafe"]
 _SIGNS = {"👍": True, "👎": False}
@@ -81,9 +69,8 @@ _BAD_OF_IT = re.compile(
 _ELSE = re.compile(
     r"_(?:difficult|topic|categor|language|shown|order|first|seen|time|confiden|sure|flag|verif|comment|reason|rationale)"
 )
-_LESS = re.compile(
-    r"_(?:less|least|fewer|fewest|not?|non|free)(?:_|$)"
-)  # of what is bad: as the author of the data means it
+_LESS = re.compile(r"_(?:less|least|fewer|fewest|not?|non|free)(?:_|$)")  # of what is bad, which is better
+_AMBIGUOUS = object()
 
 
 @dataclass(frozen=True)
@@ -96,15 +83,7 @@ class Answer:
 
     @property
     def rank(self) -> int:
-        """How surely it says which reply is better, or how good one is; below 0: it says something else."""
-        name = f"_{_plain(self.question)}"
-        if _BAD_OF_IT.search(name) and not _LESS.search(name):
-            return -1
-        if _BETTER.search(name) or self.compares or self.kind == "ranking":
-            return 2
-        if _ELSE.search(name):
-            return -1
-        return 1 if _QUALITY.search(name) else 0
+        return _rank(self.question, self.compares or self.kind == "ranking")
 
 
 @dataclass(frozen=True)
@@ -138,7 +117,7 @@ def records(shown: Task, answers: Sequence[Answer], source: str, rater: str, **m
     more = more | seconds
     replies = list(shown.replies.values())
     rankings = _agreed(answers, "ranking", lambda value: _ranks(shown, value) or None)
-    if rankings is AMBIGUOUS:
+    if rankings is _AMBIGUOUS:
         return [Dropped("ambiguous_question")]
     if rankings:
         names = [name for name in shown.replies if name in rankings]
@@ -146,25 +125,38 @@ def records(shown: Task, answers: Sequence[Answer], source: str, rater: str, **m
         return list(ranking(shown.prompt, [shown.replies[name] for name in names], ranks, source, rater=rater, **more))
     if len(replies) == 2:
         choice = _agreed(answers, "choice", lambda value: verdict(value, list(shown.replies)))
-        if choice is AMBIGUOUS:
+        if choice is _AMBIGUOUS:
             return [Dropped("ambiguous_question")]
         if choice:
             scores = _whole(shown, ratings)
             return [compare(shown.prompt, replies[0], replies[1], choice, source, rater, scores=scores, **more)]
     whole = _whole(shown, ratings)
-    ranked = {what: stars for what, stars in whole.items() if Answer(what, "rating", None).rank >= 0}
-    if ranked:
-        surest = max(ranked, key=lambda what: Answer(what, "rating", None).rank)
-        order = [-star for star in ranked[surest]]
+    if stars := _surest(whole):
+        order = [-star for star in stars]
         return list(ranking(shown.prompt, replies, order, source, whole, rater=rater, **more))
     return [Dropped("unanswered" if not answers else "unreadable_answer")]
 
 
-AMBIGUOUS = object()
+def _rank(question: str, compares: bool = False) -> int:
+    """How surely it asks which reply is better, or how good one is; below 0: it asks something else."""
+    name = f"_{_plain(question)}"
+    if _BAD_OF_IT.search(name) and not _LESS.search(name):
+        return -1
+    if _BETTER.search(name) or compares:
+        return 2
+    if _ELSE.search(name):
+        return -1
+    return 1 if _QUALITY.search(name) else 0
+
+
+def _surest(ratings: Mapping[str, T]) -> T | None:
+    """Of what was rated, that which says most surely how good replies are."""
+    asked = [what for what in ratings if _rank(what) >= 0]
+    return ratings[max(asked, key=_rank)] if asked else None
 
 
 def _agreed(answers: Sequence[Answer], kind: str, read: Callable[[Any], Any]) -> Any:
-    """What the surest readable answers of a kind say; None where none does, AMBIGUOUS where they contradict each other.
+    """What the surest readable answers of a kind say; None where none does, _AMBIGUOUS where they contradict.
 
     Questions about something else, by their names, are not asked: which reply is longer, or worse.
     """
@@ -174,13 +166,13 @@ def _agreed(answers: Sequence[Answer], kind: str, read: Callable[[Any], Any]) ->
     values = [value for rank, value in said if rank == surest]
     if not values:
         return None
-    return values[0] if all(value == values[0] for value in values) else AMBIGUOUS
+    return values[0] if all(value == values[0] for value in values) else _AMBIGUOUS
 
 
 def side_columns(names: Iterable[str]) -> tuple[str, str] | None:
     """The two columns that hold replies, as response_a and response_b; None where there are not exactly two."""
-    found = next(iter(_by_stem(names).values()), {})
-    if len(found) != 2:
+    stem, found = next(iter(_by_stem(names).items()), ("", {}))
+    if stem not in _STEMS or len(found) != 2:
         return None
     first, second = (found[place] for place in sorted(found))
     return first, second
@@ -191,9 +183,10 @@ def _by_stem(names: Iterable[str]) -> dict[str, dict[int, str]]:
     of_stem: dict[str, dict[int, str]] = {}
     for name in names:
         stem, side = _split(_plain(name))
-        if side in _PLACE and stem in _STEMS:
+        if side in _PLACE:
             of_stem.setdefault(stem, {})[_PLACE[side]] = name
-    return {stem: of_stem[stem] for stem in _STEMS if len(of_stem.get(stem, {})) > 1}
+    several = {stem: found for stem, found in of_stem.items() if len(found) > 1}
+    return {stem: several[stem] for stem in _STEMS if stem in several} or several
 
 
 def verdict(value: Any, names: Sequence[str]) -> str | None:
@@ -226,14 +219,13 @@ def _feedback(
     """Of one reply: liked or not. Of five stars, as many as 4 are liking and 2 disliking; 3 says neither."""
     ((name, reply),) = shown.replies.items()
     liked = _agreed(answers, "choice", liking)
-    if liked is AMBIGUOUS:
+    if liked is _AMBIGUOUS:
         return [Dropped("ambiguous_question")]
     if liked is not None:
         return [rated(shown.prompt, reply, liked, source, rater, **more)]
-    stars = {what: of_reply[name] for what, of_reply in ratings.items() if Answer(what, "rating", None).rank >= 0}
-    if not stars:
+    star = _surest({what: of_reply[name] for what, of_reply in ratings.items()})
+    if star is None:
         return [Dropped("unanswered" if not answers else "unreadable_answer")]
-    star = stars[max(stars, key=lambda what: Answer(what, "rating", None).rank)]
     if not 1 <= star <= 5:  # of ten, or of a hundred: what is many there, nobody said
         raise RefusedError("range")
     if 2 < star < 4:
@@ -305,25 +297,15 @@ def _replies(fields: Value) -> dict[str, str]:
         if isinstance(items, list) and len(items) > 1:
             return {_item_name(item, place): _item_text(item) for place, item in enumerate(items)}
     texts = [name for name, value in fields.items() if _is_reply(value)]
-    several = next(iter(_by_stem(texts).values()), None) or _named_alike(texts)
-    if several:
-        return {several[place]: _item_text(fields[several[place]]) for place in sorted(several)}
+    several = _by_stem(texts)
+    if len(several) == 1 or any(stem in _STEMS for stem in several):  # else any two columns of the task might be they
+        found = next(iter(several.values()))
+        return {found[place]: _item_text(fields[found[place]]) for place in sorted(found)}
     if all(_is_reply(fields.get(name)) for name in ("chosen", "rejected")):
         return {name: _item_text(fields[name]) for name in ("chosen", "rejected")}
     of_stem = {_plain(name): name for name in texts}
     single = [of_stem[stem] for stem in _STEMS if stem in of_stem and stem not in _NO_TEXT]
     return {name: _item_text(fields[name]) for name in single[:1]}
-
-
-def _named_alike(names: Iterable[str]) -> dict[int, str] | None:
-    """Columns of any name that differ in a side alone, where nothing else can be replies: note_a and note_b."""
-    of_stem: dict[str, dict[int, str]] = {}
-    for name in names:
-        stem, side = _split(_plain(name))
-        if side in _PLACE:
-            of_stem.setdefault(stem, {})[_PLACE[side]] = name
-    several = [found for found in of_stem.values() if len(found) > 1]
-    return several[0] if len(several) == 1 else None
 
 
 def _is_reply(value: Any) -> bool:

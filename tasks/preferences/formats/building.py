@@ -11,6 +11,7 @@ from json import dumps
 from typing import Any, TypeGuard
 
 from tasks.preferences import dialogue
+from tasks.preferences.canonical import is_of_a_vote
 from tasks.preferences.screen import RefusedError
 from tasks.records import Demonstration, Feedback, Message, Preference, Record, prompt_key, row_id, signal_weight
 
@@ -216,7 +217,7 @@ def _earlier(history: Any) -> list[Message]:
 
 def vote_of(row: Value) -> Value:
     """What a row says of its vote, by the names of our own records and others': rater, confidence, weight, time."""
-    found: Value = {"rater": next((name for key in _RATERS if (name := _named(row.get(key)))), None)}
+    found: Value = {"rater": next((name for key in _RATERS if (name := person(row.get(key)))), None)}
     confidence, weight, seconds = (row.get(key) for key in ("confidence", "weight", "seconds"))
     if is_number(confidence) and 0 <= confidence <= 1:
         found["confidence"] = float(confidence)
@@ -228,8 +229,8 @@ def vote_of(row: Value) -> Value:
     return found | ({"created_at": created} if created else {})
 
 
-def _named(who: Any) -> str | None:
-    """A person by a text or whole number; an e-mail address only as its hash."""
+def person(who: Any) -> str | None:
+    """Whoever voted, by a text or whole number; an e-mail address only as its hash. None where that says nobody."""
     if isinstance(who, float) and who.is_integer():
         who = int(who)
     if isinstance(who, bool) or not isinstance(who, str | int):
@@ -279,14 +280,13 @@ def clipped(value: Any) -> str:
 
 def moment(value: Any) -> str | None:
     """A time as RFC 3339 with a zone, from that or from seconds since 1970; None for anything else."""
-    if isinstance(value, str):
-        try:
-            found = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-        return value if found.tzinfo and 1970 < found.year < 2100 else None
-    if isinstance(value, int | float) and not isinstance(value, bool) and 86_400 < value < 1e11:
-        return datetime.fromtimestamp(value, UTC).isoformat()
+    try:
+        if isinstance(value, str):
+            return value if is_of_a_vote(datetime.fromisoformat(value)) else None
+        if is_number(value) and is_of_a_vote(found := datetime.fromtimestamp(value, UTC)):
+            return found.isoformat()
+    except (ValueError, OverflowError, OSError):  # no time, or of no year
+        return None
     return None
 
 

@@ -3,9 +3,8 @@
 from typing import Any
 
 from tasks.preferences.formats.answers import Answer, Task, records, task
-from tasks.preferences.formats.building import Dropped, Format, Found, Value, is_number, moment
+from tasks.preferences.formats.building import Dropped, Format, Found, Value, is_number, moment, person
 from tasks.preferences.screen import RefusedError
-from tasks.records import row_id
 
 _META = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "annotator_email"}
 _KINDS = {"pairwise": "choice", "choices": "choice", "rating": "rating", "number": "rating", "ranker": "ranking"}
@@ -96,12 +95,8 @@ def _column(name: str, value: Any) -> list[Answer]:
 
 
 def _rater(who: Any) -> str:
-    """Whoever answered, by number; an e-mail address only as its hash."""
-    if isinstance(who, dict):
-        who = who.get("id", who.get("email"))
-    if isinstance(who, str) and "@" in who:
-        who = row_id("rater", who.strip().casefold())
-    return f"label-studio:{who}" if isinstance(who, str | int) and not isinstance(who, bool) and who != "" else ""
+    name = person(who.get("id", who.get("email")) if isinstance(who, dict) else who)
+    return f"label-studio:{name}" if name else ""
 
 
 def _origin(row: Value) -> Value:

@@ -25,8 +25,6 @@ from tasks.preferences.screen import RefusedError
 from tasks.records import Message
 
 _PROMPTS = ("prompt", "question", "instruction", "input")
-
-
 _SCORED = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),

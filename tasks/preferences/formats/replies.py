@@ -214,7 +214,7 @@ FORMATS = (
     Format(
         "chat",
         frozenset({"messages", *CONTEXT}),
-        lambda row: "messages" in row and _is_dialogue(row) and not has(row, "message_tree_id"),
+        lambda row: "messages" in row and _is_dialogue(row),
         chat,
     ),
     Format(

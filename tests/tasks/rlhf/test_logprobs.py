@@ -14,6 +14,7 @@ from tasks.rlhf.logprobs import (
     token_logprobs_and_entropy,
 )
 from tasks.rlhf.rollout import sample
+from tests.tasks.rlhf import tiny
 
 
 def naive(model, example, temperature=1.0):
@@ -113,32 +114,6 @@ def test_replies_to_a_prompt_are_measured_together(tiny_model, examples, budget)
     assert holding == {1: [2, 4], 10_000: [6]}[budget]
 
 
-def kin(kind, **options):
-    """A tiny model of another family, whose logits are not just what its head gives."""
-    import transformers
-
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
-    sizes |= {
-        "num_key_value_heads": 4,
-        "head_dim": 8,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-    }
-    config = getattr(transformers, f"{kind}Config")(**sizes, bos_token_id=2, **options)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(20)  # so that what is done to logits is seen
-    return model
-
-
 FAMILIES = {
     "Granite": {"logits_scaling": 8.0},
     "Cohere": {"logit_scale": 0.0625},
@@ -152,7 +127,10 @@ FAMILIES = {
 def test_logits_are_the_models_own(kind, examples):
     from tasks.rlhf import models
 
-    model = kin(kind, **FAMILIES[kind])
+    heads = {"num_key_value_heads": 4, "head_dim": 8, "bos_token_id": 2, "tie_word_embeddings": False}
+    model = tiny.language_model(kind, **heads, **FAMILIES[kind])
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)  # so that what is done to logits is seen
     expected = torch.cat([naive(model, example, 0.7) for example in examples])
     torch.testing.assert_close(token_logprobs(model, examples, 0.7), expected, rtol=1e-4, atol=1e-4)
     models._check_logits(model, kind)

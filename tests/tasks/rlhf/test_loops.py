@@ -156,3 +156,9 @@ def test_rows_of_weight_0_teach_nothing_and_stop_nothing(tiny_model, name):
     beside, same = trained([*silent, *rows])
     torch.testing.assert_close(without, beside, rtol=1e-3, atol=1e-4)  # the reference measured other batches
     assert [row["loss"] for row in figures] == pytest.approx([row["loss"] for row in same], rel=1e-3)
+
+
+def test_where_no_row_weighs_anything_there_is_nothing_to_learn(tiny_model):
+    rows, options = data(), DatasetOptions(lr=1e-3, num_epochs=1, batch_tokens=64)
+    with pytest.raises(ValueError, match="every row to learn from has a weight of 0"):
+        train_on_dataset(tiny_model, rows, reply_nll(tiny_model), lambda row: 0.0, options, 0, Recorder())

@@ -9,9 +9,9 @@ from tasks.rlhf.reward_model import RewardModel
 SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
 
 
-def language_model(**changes: Any) -> Any:
+def language_model(kind: str = "Llama", **changes: Any) -> Any:
     """Nearly uniform over its tokens. Two layers of 32 over 64 tokens, but for what is changed."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     torch.manual_seed(0)
     sizes = {
@@ -23,7 +23,8 @@ def language_model(**changes: Any) -> Any:
         "max_position_embeddings": 64,
         "tie_word_embeddings": True,
     }
-    return LlamaForCausalLM(LlamaConfig(**{**sizes, **SPECIAL, **changes})).eval()
+    config = getattr(transformers, f"{kind}Config")(**{**sizes, **SPECIAL, **changes})
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
 
 
 def reward_model() -> RewardModel:
