@@ -7,6 +7,8 @@ from torch import Tensor
 
 from tasks.rlhf.batch import Rollout, masked_mean
 
+ROUNDING = 1e-5  # rewards that differ by less are equal
+
 
 def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation: (advantages, returns). Schulman 2016, arXiv:1506.02438, eq. 16.
@@ -117,14 +119,17 @@ def less_group(rewards_B: Tensor, scored_B: Tensor, prompt_B: Tensor, scale: boo
 
 
 def spread(values_B: Tensor, scored_B: Tensor, prompt_B: Tensor) -> Tensor:
-    """True for scored replies whose prompt has scored replies of different value (by more than rounding, 1e-5)."""
+    """True for scored replies whose prompt has scored replies of different value."""
     lowest_B, highest_B = (_extreme(values_B, scored_B, prompt_B, sign) for sign in (-1, 1))
-    return scored_B & (highest_B - lowest_B > 1e-5)
+    return scored_B & (highest_B - lowest_B > ROUNDING)
 
 
 def first_best(values_B: Tensor, scored_B: Tensor, prompt_B: Tensor) -> Tensor:
-    """True for one reply of each prompt: the first of those with the highest value."""
-    best_B = scored_B & (values_B == _extreme(values_B, scored_B, prompt_B, 1))
+    """True for one reply of each prompt: the first of those with the highest value.
+
+    Of replies that a verifier scores alike, what rounding left in their KL must not choose one.
+    """
+    best_B = scored_B & (values_B >= _extreme(values_B, scored_B, prompt_B, 1) - ROUNDING)
     row_B = torch.arange(len(values_B), device=values_B.device)
     first_P = torch.full_like(row_B, len(values_B)).scatter_reduce(0, prompt_B[best_B], row_B[best_B], "amin")
     return best_B & (row_B == first_P[prompt_B])

@@ -4,6 +4,7 @@ Whatever was trained with adapters is merged before it is saved, so every folder
 `from_pretrained` alone.
 """
 
+import ctypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 from torch import Tensor
 
 from tasks.records import forget_environment
-from tasks.rlhf import ranks
+from tasks.rlhf import attention, ranks
 from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import logits, reply_states, unwrapped
 from tasks.rlhf.options import LoraOptions, ModelOptions
 from tasks.rlhf.quantize import merged, quantized
 from tasks.rlhf.recompute import recompute_layers
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h; 2**25 bytes is the most that the second one takes
 SHORT = 96  # tokens, up to which plain attention, forward and backward, beats the flash kernel on a CPU; equal at 128
 
 
@@ -32,6 +34,18 @@ def seed_everything(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if threads := os.environ.get("PLUMBLINE_THREADS"):
         torch.set_num_threads(int(threads))
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc hold on to what is freed, for the next tensors of the same size.
+
+    It gives large blocks back, and the system then fills each page of new ones with zeros: up to a third of the time
+    of sampling and training a small model on a CPU.
+    """
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**25)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -92,14 +106,18 @@ def _check_logits(model: Any, name: str) -> None:
 def placed(model: Any) -> Any:
     """The model on the device to train on; one of 4-bit numbers has been loaded there.
 
-    On a CPU a model of short texts gets the plain attention: torch's flash kernel is made for long ones.
+    On a CPU attention is our own (attention.py), but for a model of short texts in float32, which gets the plain one:
+    torch's flash kernel is made for long ones.
     """
     if getattr(model, "is_quantized", False):
         return model
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     is_short = getattr(model.config, "max_position_embeddings", SHORT + 1) <= SHORT
-    if model.device.type == "cpu" and is_short and model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation("eager")
+    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+        if is_short and model.dtype == torch.float32:
+            model.set_attn_implementation("eager")
+        else:
+            attention.use(model)
     return model
 
 

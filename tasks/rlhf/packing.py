@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf import recompute
+from tasks.rlhf import attention, recompute
 from tasks.rlhf.batch import Example, pad_right
 
 # Bodies known to take a mask of [rows, 1, length, length] for every layer, and positions that start again; a layer of
@@ -70,7 +70,7 @@ def can_pack(config: Any) -> bool:
     """Whether every layer of the body attends to all places, by an implementation that takes a mask."""
     return (
         config.model_type in KNOWN_BODIES
-        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
+        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager", attention.NAME)
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.rlhf import attention, packing
 from tasks.rlhf.logprobs import logits, unwrapped
 from tasks.rlhf.sampling_batch import sampled_together
 
@@ -85,6 +86,8 @@ def _sample_batch(
     alive_B = torch.arange(len(prompts), device=device)
     body = unwrapped(model).base_model
     cache = DynamicCache(config=model.config)
+    prompt_B = [distinct[tuple(prompt)] for prompt in prompts]
+    extra: dict[str, Any] = {}
     for step in range(max_new_tokens):
         hidden = body(
             input_ids=ids_BL,
@@ -92,10 +95,14 @@ def _sample_batch(
             position_ids=positions_BL,
             past_key_values=cache,
             use_cache=True,
+            **extra,
         ).last_hidden_state[:, -1]
-        if step == 0 and len(distinct) < len(prompts):
-            place_B = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device)
-            cache.batch_select_indices(place_B)
+        if step == 0:
+            place_B = torch.tensor(prompt_B, device=device)
+            if body.config._attn_implementation == attention.NAME and packing.can_pack(body.config):
+                extra, padded = {"prompts": attention.Prompts.of(cache, mask_BL, prompt_B)}, False
+            elif len(distinct) < len(prompts):
+                cache.batch_select_indices(place_B)
             hidden, mask_BL, positions_BL = hidden[place_B], mask_BL[place_B], positions_BL[place_B]
         drawn_B, logps_B = _draw(logits(model, hidden), temperature, generator)
         tokens[alive_B.cpu(), step] = drawn_B.cpu()
@@ -105,6 +112,8 @@ def _sample_batch(
             break
         if len(keep) < len(drawn_B):
             cache.batch_select_indices(keep)
+            if extra:
+                extra["prompts"].keep(keep)
             alive_B, mask_BL, positions_BL, drawn_B = alive_B[keep], mask_BL[keep], positions_BL[keep], drawn_B[keep]
         ids_BL = drawn_B[:, None]
         positions_BL = positions_BL[:, -1:] + 1

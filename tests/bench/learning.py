@@ -4,7 +4,9 @@
 
 Every run is a process of its own that trains one epoch; ours and the peer's alternate. Prints and writes
 data/bench/learning.json: per algorithm rows per second of both, the median of the ratios run by run, and the peak
-memory of both. Without --data the rows are those of the embedded world. Takes about half an hour.
+memory of both. On a processor that is fast in bfloat16 the peer runs twice: `peer` keeps float32 weights and computes
+in bfloat16, as we do; `peer_coarse` has weights and moments in bfloat16 alone, which is faster and rounds small steps
+away. Without --data the rows are those of the embedded world. Takes about half an hour.
 """
 
 import argparse
@@ -18,14 +20,27 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.bench.sides import material  # noqa: E402
+
 ALGORITHMS = ("sft", "reward", "dpo", "kto", "grpo", "rloo")
-SIDES = ("ours", "peer")
+# What our stages ask of glibc (tasks/rlhf/models.py), which helps the peer as well.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+PEERS = {"peer": {"PEER_BF16": "autocast"}, "peer_coarse": {"PEER_BF16": "weights"}}
+
+
+def sides_of(data: Path) -> tuple[str, ...]:
+    return ("ours", *PEERS)[: 3 if material.dtype_of(data) == "bfloat16" else 2]
 
 
 def measured(side: str, algorithm: str, data: Path) -> dict[str, float]:
     """One epoch in a process of its own: seconds of the training, rows, peak memory."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-W", "ignore", "-m", f"tests.bench.sides.{side}", algorithm, str(data)]
+    if side != "ours":
+        environment |= KEEP_MEMORY | PEERS[side]
+    module = "tests.bench.sides.ours" if side == "ours" else "tests.bench.sides.peer"
+    command = [sys.executable, "-W", "ignore", "-m", module, algorithm, str(data)]
     done = subprocess.run(command, cwd=data, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{side} {algorithm}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -34,18 +49,22 @@ def measured(side: str, algorithm: str, data: Path) -> dict[str, float]:
 
 
 def compared(algorithm: str, data: Path, runs: int) -> dict[str, Any]:
-    """Rows per second of both sides and their ratio, medians over `runs` pairs of runs."""
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    """Rows per second of all sides, and ours in proportion to each peer's: medians over `runs` rounds."""
+    sides = sides_of(data)
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(runs):
-        for side in SIDES:
+        for side in sides:
             found[side].append(measured(side, algorithm, data))
             sys.stderr.write(f"{algorithm} {side}: {json.dumps(found[side][-1])}\n")
-    speed = {side: [run["rows"] / run["seconds"] for run in found[side]] for side in SIDES}
-    return {
-        **{side: round(statistics.median(speed[side]), 2) for side in SIDES},
-        "ratio": round(statistics.median(a / b for a, b in zip(*speed.values(), strict=True)), 2),
-        "ratios": [round(a / b, 2) for a, b in zip(*speed.values(), strict=True)],
-        **{f"peak_memory_mb_{side}": round(max(run["peak_memory_mb"] for run in found[side])) for side in SIDES},
+    speed = {side: [run["rows"] / run["seconds"] for run in found[side]] for side in sides}
+    result: dict[str, Any] = {side: round(statistics.median(speed[side]), 2) for side in sides}
+    for side in sides[1:]:
+        ratios = [ours / theirs for ours, theirs in zip(speed["ours"], speed[side], strict=True)]
+        suffix = side.removeprefix("peer")
+        result |= {f"ratio{suffix}": round(statistics.median(ratios), 2)}
+        result |= {f"ratios{suffix}": [round(ratio, 2) for ratio in ratios]}
+    return result | {
+        f"peak_memory_mb_{side}": round(max(run["peak_memory_mb"] for run in found[side])) for side in sides
     }
 
 

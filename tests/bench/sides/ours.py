@@ -129,8 +129,10 @@ def budget(rows: Sequence[Any], per_step: int) -> int:
 
 
 def main(algorithm: str, folder: Path) -> None:
+    from tasks.rlhf import models
     from tasks.rlhf.train_on_dataset import memory
 
+    models.seed_everything(0)
     with closing(FileTracker("align", folder / "ours")) as tracker:
         rows, train = globals()[algorithm](folder, tracker)
         started = time.monotonic()

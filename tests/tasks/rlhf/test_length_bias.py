@@ -46,6 +46,9 @@ def test_sides_are_arbitrary():
     assert length_bias.balancing(turned) == pytest.approx(length_bias.balancing(rows))
 
 
+WAYS = ("off", "residual", "balanced")
+
+
 def confounded(count, rng):
     """Pairs whose truth is the 7, while raters also like every further token; (rows, truth)."""
     rows, truth = [], []
@@ -64,30 +67,35 @@ def confounded(count, rng):
 
 
 def test_both_ways_help_where_length_is_confounded_with_preference(small_reward_model):
-    rng = np.random.default_rng(0)
+    """Means over three draws of the pairs: one alone depends on how the processor rounds."""
+    found = {way: np.mean([quality(way, small_reward_model, seed) for seed in (1, 2, 3)], 0) for way in WAYS}
+    correlation, on_shorter, on_all = found["off"]
+    assert correlation > 0.6
+    assert on_shorter < 0.6
+    for way in ("residual", "balanced"):
+        assert found[way][0] < 0.7 * correlation, found
+        assert found[way][1] > on_shorter + 0.2, found
+        assert found[way][2] > on_all + 0.07, found
+
+
+def quality(way, model, seed):
+    """Of a model fitted that way: |correlation of score and length|, accuracy where the better is shorter, on all."""
+    rng = np.random.default_rng(seed)
     rows, _ = confounded(300, rng)
     held_out, truth = confounded(400, rng)
-    found = {}
-    for way in ("off", "residual", "balanced"):
-        fitted = copy.deepcopy(small_reward_model)
-        fit(fitted, length_bias.balanced(rows) if way == "balanced" else rows, num_epochs=6)
-        if way == "residual":
-            length_bias.take_off(fitted, rows)
-            gaps = length_bias.score_gaps(fitted, rows)
-            assert length_bias.correlation(gaps, length_bias.length_gaps(rows)) == pytest.approx(0, abs=1e-4)
-        gaps, lengths = length_bias.score_gaps(fitted, held_out), length_bias.length_gaps(held_out)
-        shorter = lengths * (truth - 0.5) < 0  # truly better, and shorter
-        found[way] = (
-            abs(length_bias.correlation(gaps, lengths)),
-            reward_quality.accuracy(gaps[shorter], truth[shorter]),
-            reward_quality.accuracy(gaps, truth),
-        )
-    assert found["off"][0] > 0.5
-    assert found["off"][1] < 0.6
-    for way, gain in (("residual", 0.02), ("balanced", 0.1)):
-        assert found[way][0] < 0.3, found
-        assert found[way][1] > found["off"][1] + 0.2, found
-        assert found[way][2] > found["off"][2] + gain, found
+    fitted = copy.deepcopy(model)
+    fit(fitted, length_bias.balanced(rows) if way == "balanced" else rows, num_epochs=6)
+    if way == "residual":
+        length_bias.take_off(fitted, rows)
+        gaps = length_bias.score_gaps(fitted, rows)
+        assert length_bias.correlation(gaps, length_bias.length_gaps(rows)) == pytest.approx(0, abs=1e-4)
+    gaps, lengths = length_bias.score_gaps(fitted, held_out), length_bias.length_gaps(held_out)
+    shorter = lengths * (truth - 0.5) < 0
+    return (
+        abs(length_bias.correlation(gaps, lengths)),
+        reward_quality.accuracy(gaps[shorter], truth[shorter]),
+        reward_quality.accuracy(gaps, truth),
+    )
 
 
 def test_quality_by_hand(monkeypatch):

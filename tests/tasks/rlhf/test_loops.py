@@ -140,7 +140,8 @@ def test_rows_that_are_not_counted_are_learned_from_and_not_logged():
 
 @pytest.mark.parametrize("name", ["dpo", "simpo"])
 def test_rows_of_weight_0_teach_nothing_and_stop_nothing(tiny_model, name):
-    rows = pairs()
+    # Of a step of ties the first gradient is rounding alone, which Adam makes as large as any.
+    rows = [replace(row, label=float(row.label > 0)) for row in pairs()]
     silent = [replace(row, weight=0.0, id="silent") for row in rows[:6]]
 
     def trained(given):

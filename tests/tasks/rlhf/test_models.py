@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tasks.rlhf import models
+from tasks.rlhf import attention, models
 from tasks.rlhf.logprobs import token_logprobs
 from tests.tasks.rlhf import tiny
 from tests.tasks.rlhf.test_loops import data, train_sft, weights
@@ -22,12 +22,12 @@ def as_before():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the choice is for a CPU")
-@pytest.mark.parametrize(("places", "attention"), [(96, "eager"), (97, "sdpa")])
-def test_short_texts_get_plain_attention_and_the_same_values(places, attention):
+@pytest.mark.parametrize(("places", "chosen"), [(96, "eager"), (97, attention.NAME)])
+def test_short_texts_get_plain_attention_and_the_same_values(places, chosen):
     model = tiny.language_model(max_position_embeddings=places)
     assert model.config._attn_implementation == "sdpa"
     placed = models.placed(copy.deepcopy(model))
-    assert placed.config._attn_implementation == attention
+    assert placed.config._attn_implementation == chosen
     found, expected = token_logprobs(placed, data()), token_logprobs(model, data())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -141,6 +141,11 @@ def test_best_of_n_by_hand():
     assert lesson.kept_B.tolist() == [False, True, False, False]
     assert lesson.advantages_BT.tolist() == [[0, 0], [1, 0], [0, 0], [0, 0]]
     assert best_of_n.advantages(part, 0.0, best_of_n.Config()).kept_B.tolist() == [False, False, True, False]
+    # of equal scores the first wins, whatever rounding has left in the log-probs
+    part = make([[0.0], [1e-7], [0.0]], [[1]] * 3, reference=[[0.0]] * 3, scores=[1.0, 1.0, 0.0], prompts=[0] * 3)
+    for sign in (1, -1):
+        noisy = replace(part, logprobs_BT=sign * part.logprobs_BT)
+        assert best_of_n.advantages(noisy, 0.1, best_of_n.Config()).kept_B.tolist() == [True, False, False]
     out = run(best_of_n, tensor([[-2.0, -1.0]]), make([[0.0, 0.0]], [[1, 1]]), tensor([[1.0, 1.0]]))
     assert (out.loss_B.item(), out.weight_B.item()) == (3, 2)
 
