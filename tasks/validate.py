@@ -10,6 +10,8 @@ they carry timestamps.
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tasks.adapters import expectations, stage
 from tasks.adapters.expectations import Outcome
@@ -27,13 +30,16 @@ from tasks.preferences import bounds, implicit
 from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
 from tasks.preferences.screen import RefusedError
-from tasks.preferences.tables import arrow_batches, characters
+from tasks.preferences.shelf import Shelf, code_version
+from tasks.preferences.tables import arrow_batches, characters, parquet_files
 from tasks.records import DATASETS, SIGNALS, content_hash, schema
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Columns = dict[str, Any]  # of one length
+CODE = ("validate", "preferences", "records")  # what derives them, and the libraries that do
+LIBRARIES = ("pyarrow", "pandas", "numpy")
 
 
 class Params(stage.Params):
@@ -41,10 +47,41 @@ class Params(stage.Params):
     holds: HoldOptions = HoldOptions()
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What the rows of each file come to, kept under a hash of the file, so that a fresh shard costs what it costs."""
+
+    shelf: Shelf
+
+    def key(self, dataset: str, path: Path) -> str:
+        return self.shelf.key(dataset, path)
+
+    def columns(self, dataset: str, path: Path) -> "DataFrame":
+        found: DataFrame = pq.read_table(self._of(dataset, path) / "columns.parquet", partitioning=None).to_pandas()
+        return found
+
+    def facts(self, dataset: str, path: Path) -> bounds.Facts:
+        found: bounds.Facts = json.loads((self._of(dataset, path) / "facts.json").read_text(encoding="utf-8"))
+        return found
+
+    def _of(self, dataset: str, path: Path) -> Path:
+        return self.shelf.get(self.key(dataset, path), partial(self._fill, dataset, path))
+
+    @staticmethod
+    def _fill(dataset: str, path: Path, folder: Path) -> None:
+        pq.write_table(pa.Table.from_pandas(columns(dataset, path)), folder / "columns.parquet")
+        write_json(folder / "facts.json", bounds.facts(dataset, path))
+
+
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     docs = data / "runs" / "validate" / "data_docs"
+    kept = Kept(Shelf(data / "runs/validate/kept", code_version(*CODE, libraries=LIBRARIES)))
     with tracker.phase("derive"):
-        frames = {name: frame(name, data / "raw" / name) for name in DATASETS}
+        for name in DATASETS:
+            for path in parquet_files(data / "raw" / name):
+                kept.key(name, path)
+        kept.shelf.forget()  # what was kept of other data, before there is more
+        frames = {name: frame(name, data / "raw" / name, kept.columns) for name in DATASETS}
     with tracker.phase("check"):
         outcomes = expectations.check(frames, params.suites, docs)
     failures = [
@@ -56,7 +93,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     if failures:
         raise stage.ContractError(f"{'; '.join(failures)}; see {docs}/index.html")
     with tracker.phase("hold"):
-        held = _held(data, params.holds)
+        held = _held(data, params.holds, kept)
     write_json(data / "contract.json", {name: content_hash(params.suites / f"{name}.json") for name in DATASETS})
     return {
         **{name: _summary(len(frames[name]), found) for name, found in outcomes.items()},
@@ -90,9 +127,9 @@ def _taxonomy(outcomes: Mapping[str, list[Outcome]]) -> list[dict[str, Any]]:
     ]
 
 
-def _held(data: Path, options: HoldOptions) -> dict[str, Any]:
+def _held(data: Path, options: HoldOptions, kept: Kept) -> dict[str, Any]:
     """What the holds measured, and what was released. Raises HeldError where a hold stands that nobody released."""
-    holds, measured = bounds.check(data, options)
+    holds, measured = bounds.check(data, options, kept.facts)
     hashes = {dataset: content_hash(data / "raw" / dataset) for dataset, _ in holds}
     standing = bounds.unreleased(holds, hashes, bounds.releases(data))
     if standing:
@@ -100,17 +137,23 @@ def _held(data: Path, options: HoldOptions) -> dict[str, Any]:
     return measured | {"released": [f"{dataset}: {hold.line}" for dataset, hold in holds]}
 
 
-def frame(dataset: str, folder: Path) -> "DataFrame":
-    """What the expectations speak about: short columns derived from the rows, never the texts themselves."""
+def columns(dataset: str, path: Path) -> "DataFrame":
+    """What the expectations speak about: short columns derived from the rows of a file, never the texts themselves."""
     import pandas as pd
 
-    paths = sorted(folder.glob("*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"{folder}: no parquet file; run the stage that writes it")
-    columns = schema(DATASETS[dataset])
-    parts = [pd.DataFrame(_derived(dataset, batch)) for batch in arrow_batches(paths, columns.names) if len(batch)]
-    nothing = pa.RecordBatch.from_pylist([], columns)
+    names = schema(DATASETS[dataset])
+    parts = [pd.DataFrame(_derived(dataset, batch)) for batch in arrow_batches([path], names.names) if len(batch)]
+    nothing = pa.RecordBatch.from_pylist([], names)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(_derived(dataset, nothing))
+
+
+def frame(dataset: str, folder: Path, columns_of: Callable[[str, Path], "DataFrame"] = columns) -> "DataFrame":
+    """The columns of all files of a dataset."""
+    import pandas as pd
+
+    parts = [columns_of(dataset, path) for path in parquet_files(folder)]
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else parts[0]
 
 
 def _derived(dataset: str, rows: pa.RecordBatch) -> Columns:

@@ -5,7 +5,7 @@ Columns are read batch by batch and never as texts in Python, so that a million 
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,11 +38,29 @@ class HoldOptions(BaseModel):
     max_move: Annotated[Share, Field(description="move of a choice's share or of the length AUC since then")] = 0.1
 
 
-def check(data: Path, options: HoldOptions) -> tuple[list[tuple[str, Hold]], dict[str, Any]]:
+Facts = dict[str, Any]  # of one file of data/raw
+
+
+def facts(dataset: str, path: Path) -> Facts:
+    """What a file adds to the holds; plain values, so that they can be kept."""
+    found: Facts = {}
+    if dataset == "preferences":
+        found |= _preferences(path)
+    if dataset == "safety":
+        found |= {"expected": dict(_counted(path, "expected"))}
+    if dataset in ROOTS:
+        found |= {"root": _root(path, ROOTS[dataset])}
+    return found
+
+
+def check(
+    data: Path, options: HoldOptions, facts_of: Callable[[str, Path], Facts] = facts
+) -> tuple[list[tuple[str, Hold]], dict[str, Any]]:
     """(dataset, hold) of everything that is out of bounds, and all that was measured."""
+    known = {name: [facts_of(name, path) for path in sorted((data / "raw" / name).glob("*.parquet"))] for name in ROOTS}
     measured: dict[str, Any] = {
-        "preferences": _preferences(data / "raw/preferences"),
-        "safety": _safety(data / "raw/safety"),
+        "preferences": _of_all(known["preferences"]),
+        "safety": _of_safety_set(known["safety"]),
         "quarantine_rate": quarantine_rate(data / "reports/ingest.json"),
     }
     holds = [*_of_preferences(measured["preferences"], options), *_of_safety(measured["safety"], options)]
@@ -50,7 +68,7 @@ def check(data: Path, options: HoldOptions) -> tuple[list[tuple[str, Hold]], dic
     if rate > options.max_quarantine_rate:
         text = "too many rows were refused; data/quarantine says which and why"
         holds.append(("preferences", Hold("quarantine_rate", rate, options.max_quarantine_rate, text)))
-    return [*holds, *_of_roots(data / "raw")], measured
+    return [*holds, *_of_roots(known)], measured
 
 
 def quarantine_rate(report: Path) -> float:
@@ -62,13 +80,19 @@ def quarantine_rate(report: Path) -> float:
     return float(serious / max(1, found["input"]))
 
 
-def _preferences(folder: Path) -> dict[str, Any]:
-    """Shares of the choices, and the AUC of a classifier that only knows which reply is longer."""
-    choices: Counter[str] = Counter()
-    wins = 0.0
-    for batch in _batches(folder, ["choice", "reply_a", "reply_b"]):
-        choices.update(batch["choice"].to_pylist())
-        wins += float(((1 + longer_won(batch)) / 2).sum())
+def _preferences(path: Path) -> Facts:
+    """How often each choice was made, and the pairs that a classifier wins which only knows which reply is longer."""
+    wins = sum(float(((1 + longer_won(batch)) / 2).sum()) for batch in _batches(path, ["choice", "reply_a", "reply_b"]))
+    return {"choices": dict(_counted(path, "choice")), "wins": wins}
+
+
+def _counted(path: Path, column: str) -> Counter[str]:
+    return sum((Counter(batch[column].to_pylist()) for batch in _batches(path, [column])), Counter[str]())
+
+
+def _of_all(files: Sequence[Facts]) -> dict[str, Any]:
+    choices = sum((Counter(file["choices"]) for file in files), Counter[str]())
+    wins = sum(file["wins"] for file in files)
     decided = choices["a"] + choices["b"]
     return {
         "rows": choices.total(),
@@ -79,10 +103,8 @@ def _preferences(folder: Path) -> dict[str, Any]:
     }
 
 
-def _safety(folder: Path) -> dict[str, Any]:
-    expected: Counter[str] = Counter()
-    for batch in _batches(folder, ["expected"]):
-        expected.update(batch["expected"].to_pylist())
+def _of_safety_set(files: Sequence[Facts]) -> dict[str, Any]:
+    expected = sum((Counter(file["expected"]) for file in files), Counter[str]())
     return {"rows": expected.total(), "decline_share": expected["decline"] / max(1, expected.total())}
 
 
@@ -113,12 +135,12 @@ def _of_safety(found: Mapping[str, Any], options: HoldOptions) -> list[tuple[str
     return [("safety", Hold("safety_ratio", share, bound, text))]
 
 
-def _of_roots(raw: Path) -> list[tuple[str, Hold]]:
+def _of_roots(known: Mapping[str, Sequence[Facts]]) -> list[tuple[str, Hold]]:
     """Two datasets with the very same replies are one file given twice."""
     roots: dict[tuple[int, int], str] = {}
     holds = []
-    for dataset, columns in ROOTS.items():
-        root = _root(raw / dataset, columns)
+    for dataset, files in known.items():
+        root = sum(file["root"][0] for file in files), sum(file["root"][1] for file in files) % 2**64
         if root[0] and root in roots:
             text = f"{roots[root]} and {dataset} hold the same replies; name each dataset's own source"
             holds.append((dataset, Hold("shared_root", 1.0, 0.0, text)))
@@ -126,21 +148,21 @@ def _of_roots(raw: Path) -> list[tuple[str, Hold]]:
     return holds
 
 
-def _root(folder: Path, columns: tuple[str, ...]) -> tuple[int, int]:
-    """(number of replies, sum of their hashes): equal for equal replies in any order."""
+def _root(path: Path, columns: tuple[str, ...]) -> list[int]:
+    """[number of replies, sum of their hashes]: equal for equal replies in any order."""
     from pandas.util import hash_array
 
     count, total = 0, 0
-    for batch in _batches(folder, columns):
+    for batch in _batches(path, columns):
         for column in columns:
             texts = batch[column].drop_null().to_numpy(zero_copy_only=False)
             count += len(texts)
             total += int(hash_array(texts, categorize=False).sum(dtype=np.uint64)) if len(texts) else 0
-    return count, total % 2**64
+    return [count, total % 2**64]
 
 
-def _batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    return arrow_batches(sorted(folder.glob("*.parquet")), columns)
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    return arrow_batches([path], columns)
 
 
 def compare(now: Mapping[str, Any], before: Mapping[str, Any], options: HoldOptions) -> list[tuple[str, Hold]]:

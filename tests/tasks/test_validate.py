@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from tasks import validate
@@ -177,6 +178,40 @@ def test_a_frame_has_no_texts_and_the_same_columns_when_empty(tmp_path: Path) ->
     for name, frame in full.items():
         assert not {"prompt", "reply", "reply_a", "reply_b"} & set(frame.columns)
         assert list(validate.frame(name, tmp_path / "raw" / name).columns) == list(frame.columns)
+
+
+def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns and facts of a file are kept under its hash: the same as made anew, and made anew where it changes."""
+    write(tmp_path)
+    looked_at: list[str] = []
+    monkeypatch.setattr(
+        validate, "columns", lambda *given, of=validate.columns: looked_at.append(given[0]) or of(*given)
+    )
+    first = run(tmp_path)
+    assert sorted(looked_at) == sorted(DATASETS)
+    made = {name: validate.frame(name, tmp_path / "raw" / name) for name in DATASETS}
+    looked_at.clear()
+    frames: dict[str, Any] = {}
+    monkeypatch.setattr(
+        expectations, "check", lambda of, *_, check=expectations.check: frames.update(of) or check(of, *_)
+    )
+    assert run(tmp_path) == first
+    assert not looked_at
+    for name, frame in made.items():
+        pandas.testing.assert_frame_equal(frames[name], frame)
+    fresh = [dataclasses.replace(row, id=f"new {row.id}", choice="a") for row in ROWS["preferences"]]
+    write_table(to_table(fresh, DATASETS["preferences"]), tmp_path / "raw/preferences/test_00001.parquet")
+    counts = run(tmp_path)["holds"]["preferences"]
+    assert looked_at == ["preferences"]
+    assert (counts["rows"], counts["choices"]["a"]) == (20, 0.75)
+    assert bounds.check(tmp_path, bounds.HoldOptions())[1]["preferences"] == counts
+    kept = tmp_path / "runs/validate/kept"
+    assert len(list(kept.iterdir())) == len(DATASETS) + 1
+    (tmp_path / "raw/preferences/test_00001.parquet").unlink()
+    for path in kept.glob("*/facts.json"):
+        path.write_text("{}")  # somebody's own: not what was put there
+    assert run(tmp_path) == first
+    assert len(list(kept.iterdir())) == len(DATASETS)
 
 
 def test_columns_derived_in_arrow_say_what_python_says_text_by_text(tmp_path: Path) -> None:
