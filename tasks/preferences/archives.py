@@ -93,7 +93,7 @@ class Archive:
     def _look_through_tar(self) -> list[str]:
         found: list[str] = []
         unpacked = 0
-        with tarfile.open(self._path, mode="r|*") as stream:
+        with packed.open_unpacked(self._path) as raw, tarfile.open(fileobj=raw, mode="r|") as stream:
             for member in stream:
                 unpacked += member.size
                 _check_size(self._path, unpacked, len(found))

@@ -39,7 +39,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\],]', re.DOTALL)
 _MAGIC = {
     b"PK\x03\x04": ("archive_unsafe", "a zip archive inside another file; unpack it"),
-    b"\x28\xb5\x2f\xfd": ("wrong_format", "compressed with zstd; unpack it or use gzip"),
     **{magic: ("archive_unsafe", "compressed twice; unpack it") for magic in PACKED},
     b"Rar!": ("wrong_format", "a rar archive; pack it as zip or tar"),
     b"7z\xbc\xaf": ("wrong_format", "a 7z archive; pack it as zip or tar"),

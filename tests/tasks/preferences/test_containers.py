@@ -56,7 +56,12 @@ def table(rows: list[Any]) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, bytes])
+def zstd(content: bytes) -> bytes:
+    packed: bytes = pa.compress(content, "zstd", asbytes=True)
+    return packed
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd, bytes])
 def test_compressed_files_hold_the_same_rows(tmp_path: Path, pack: Any) -> None:
     path = tmp_path / "rows"
     path.write_bytes(pack(LINES))
@@ -99,6 +104,9 @@ def test_an_archive_is_read_where_it_lies(tmp_path: Path) -> None:
     members |= {"set/README.md": b"x", "__MACOSX/._b": b"x"}
     (tmp_path / "set.zip").write_bytes(zipped(members))
     (tmp_path / "set.tar.bz2").write_bytes(tarred_all(members, "bz2"))
+    (tmp_path / "set.tar.zst").write_bytes(zstd(tarred_all({**members, "set/d.jsonl.zst": zstd(LINES)}, "")))
+    assert values(parts(tmp_path / "set.tar.zst")) == ROWS * 4
+    (tmp_path / "set.tar.zst").unlink()
     for name in ("set.zip", "set.tar.bz2"):
         found = parts(tmp_path / name)
         assert [part.name for part in found] == ["set/a.parquet", "set/b.jsonl", "set/c.jsonl.gz"]
@@ -126,7 +134,7 @@ def test_an_archive_is_gone_through_once_however_many_members_it_has(
     assert [len(list(each)) for each in rows] == [len(ROWS) - 1] * 50
     assert done["next"] <= 2 * 50 + 2  # looked through once; each member's reader looks at the first header
     assert done["__init__"] == (pack == "zip")
-    assert done["open_unpacked"] <= 2  # to tell what it is, and to read it
+    assert done["open_unpacked"] <= 3  # to tell what it is, to look through it, and to read it
 
 
 @pytest.mark.parametrize(
