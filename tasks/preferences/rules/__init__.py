@@ -73,7 +73,9 @@ class Rules:
         self._checks = _checks(options, opt_outs, rubrics, declines)
         # Under another key a row may fare otherwise.
         said = (RULES_VERSION, options.model_dump_json(), opt_outs.salt, *sorted(opt_outs.hashes), *rubrics.known)
-        self.key = hashlib.sha256("\0".join((*said, style_guide, *self.report()["notes"])).encode()).hexdigest()
+        found = self.report()
+        told = (*said, style_guide, *found["notes"], *found["personal"])
+        self.key = hashlib.sha256("\0".join(told).encode()).hexdigest()
 
     @classmethod
     def read(cls, options: RulesOptions, data: Path, declines: Declines | None = None) -> "Rules":
@@ -117,6 +119,7 @@ class Rules:
             "style_guide": self._style_guide,
             "rubric": self._rubrics.present[:12] or "none",
             "notes": personal.notes(self._options.personal),
+            "personal": personal.versions(self._options.personal),
         }
 
 

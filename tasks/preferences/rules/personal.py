@@ -7,7 +7,10 @@ no shape: presidio finds them where it is installed and asked for.
 """
 
 import importlib.util
+import json
 from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -25,6 +28,7 @@ class PersonalOptions(Options):
     mode: RedactMode = "redact"  # redact: typed placeholders, the same for the same value in prompt and replies
     max_entities: Annotated[int, Field(gt=0)] = 10  # different values in a row; more refuse it
     presidio: bool = False  # also names and places, by the optional extra `pii`; milliseconds per row
+    presidio_model: str = "en_core_web_lg"  # what finds them: an installed spaCy model, or a folder that holds one
 
 
 class Check:
@@ -32,7 +36,7 @@ class Check:
         self._options = options
         self._find: Callable[[str], Iterator[Entity]] = identifiers.find
         if options.presidio and is_presidio_here():
-            self._find = _with_presidio()
+            self._find = _with_presidio(options.presidio_model)
         self._plain = self._find is identifiers.find
 
     def __call__(self, row: Row) -> None:
@@ -68,9 +72,35 @@ def notes(options: PersonalOptions) -> list[str]:
     ]
 
 
-def _with_presidio() -> Callable[[str], Iterator[Entity]]:
+def versions(options: PersonalOptions) -> list[str]:
+    """Of what looks for names and places, as "presidio-analyzer 2.2.366": other versions find others."""
+    if options.mode == "off" or not options.presidio or not is_presidio_here():
+        return []
+    meta = json.loads((_model_folder(options.presidio_model) / "meta.json").read_text(encoding="utf-8"))
+    model = f"{meta.get('lang')}_{meta.get('name')} {meta.get('version')}"
+    return [*(f"{name} {metadata.version(name)}" for name in ("presidio-analyzer", "spacy")), model]
+
+
+def _model_folder(model: str) -> Path:
+    """Where a spaCy model lies. Presidio would fetch one that is missing, whatever its version is that day."""
+    spacy: Any = importlib.import_module("spacy.util")
+    if spacy.is_package(model):
+        return Path(spacy.get_package_path(model))
+    if (Path(model) / "meta.json").is_file():
+        return Path(model)
+    raise ValueError(
+        f"ingest.rules.personal.presidio_model = {model!r}: neither an installed spaCy model nor a folder with one; "
+        f"run `python -m spacy download {model}`, or set presidio to false"
+    )
+
+
+def _with_presidio(model: str) -> Callable[[str], Iterator[Entity]]:
+    _model_folder(model)
     module: Any = importlib.import_module(_PRESIDIO)
-    engine = module.AnalyzerEngine()
+    engines: Any = importlib.import_module(f"{_PRESIDIO}.nlp_engine")
+    named = {"nlp_engine_name": "spacy", "models": [{"lang_code": "en", "model_name": model}]}
+    nlp = engines.NlpEngineProvider(nlp_configuration=named).create_engine()
+    engine = module.AnalyzerEngine(nlp_engine=nlp, supported_languages=["en"])
 
     def find(text: str) -> Iterator[Entity]:
         yield from identifiers.find(text)

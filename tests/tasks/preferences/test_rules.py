@@ -154,6 +154,35 @@ def test_presidio_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert judged(vote("a@b.org"), wanted)[1] == {"pii_redacted"}
 
 
+@pytest.fixture
+def names_model(tmp_path: Path) -> Path:
+    """A spaCy model that knows two names, for presidio where the extra `pii` is installed."""
+    pytest.importorskip("presidio_analyzer")
+    nlp = pytest.importorskip("spacy").blank("en")
+    known = {"PERSON": "Marta Keller", "GPE": "Lisbon", "DATE": "Monday"}
+    nlp.add_pipe("entity_ruler").add_patterns([{"label": label, "pattern": name} for label, name in known.items()])
+    nlp.to_disk(tmp_path / "names")
+    return tmp_path / "names"
+
+
+def test_presidio_takes_out_names_and_places(names_model: Path) -> None:
+    wanted = rules(personal={"presidio": True, "presidio_model": str(names_model)})
+    row, tags = judged(vote("Marta Keller of Lisbon, marta@b.org, on Monday?", b="Dear Marta Keller, yes."), wanted)
+    assert row.prompt[0]["content"] == "<name-1> of <place-1>, <email-1>, on Monday?"
+    assert row.reply_b == "Dear <name-1>, yes."
+    assert tags == {"pii_redacted"}
+    assert [name.partition(" ")[0] for name in wanted.report()["personal"]] == [
+        "presidio-analyzer", "spacy", "en_pipeline",
+    ]  # fmt: skip
+    assert wanted.key != rules(personal={"presidio_model": str(names_model)}).key
+
+
+def test_a_model_that_is_not_there_is_not_fetched() -> None:
+    pytest.importorskip("presidio_analyzer")
+    with pytest.raises(ValueError, match=r"presidio_model = 'en_none': neither an installed spaCy model nor a folder"):
+        rules(personal={"presidio": True, "presidio_model": "en_none"})
+
+
 @pytest.mark.parametrize(
     "secret",
     [
