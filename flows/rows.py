@@ -59,9 +59,10 @@ def _prepared(folder: Path) -> Rows:
 
 def _lengths(path: Path, prompt: str, *replies: str) -> Lengths:
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    table = pq.read_table(path, columns=[prompt, *replies])
+    from tasks.records import read_table
+
+    table = read_table(path, [prompt, *replies])
 
     def mean(name: str) -> float:
         return float(pc.mean(pc.list_value_length(table[name])).as_py() or 0.0)

@@ -6,7 +6,7 @@ a *reply* is the text that answers it, without template or special tokens.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from json.encoder import encode_basestring as _quoted
@@ -15,6 +15,8 @@ from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tasks import worth
 
 CHOICES = ("a", "b", "tie", "both_bad", "unsure")
 ROLES = ("system", "user", "assistant")
@@ -185,14 +187,22 @@ def write_table(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read one parquet file, or every parquet file of a folder in name order."""
-    if path.is_dir():
-        parts = sorted(path.glob("*.parquet"))
-        if not parts:
-            raise FileNotFoundError(f"{path}: no parquet file in this folder; run the stage that writes it")
-        return pa.concat_tables([read_table(part) for part in parts])
-    return pq.read_table(path, page_checksum_verification=True)
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one parquet file, or every parquet file of a folder in name order; all columns, or these.
+
+    Rows of a folder that says what raters are worth (`worth.write`) are weighed so.
+    """
+    if not path.is_dir():
+        return pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
+    parts = sorted(path.glob("*.parquet"))
+    if not parts:
+        raise FileNotFoundError(f"{path}: no parquet file in this folder; run the stage that writes it")
+    known = worth.read(path)
+    wanted = columns if columns is None or known is None else [*dict.fromkeys([*columns, "rater"])]
+    table = pa.concat_tables([read_table(part, wanted) for part in parts])
+    if known is not None:
+        table = known.applied(table)
+    return table if columns is None else table.select(columns)
 
 
 _IDS = pa.list_(pa.int32())

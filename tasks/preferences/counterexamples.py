@@ -41,7 +41,7 @@ class Made:
 
 def read(path: Path) -> list[Row]:
     """The comparisons that people (or labellers) made, of a prepared table."""
-    rows = read_table(path).select(COLUMNS).to_pylist()
+    rows = read_table(path, COLUMNS).to_pylist()
     return [row for row in rows if row["source"] != CANARY and not row["source"].startswith(MINED)]
 
 

@@ -2,26 +2,23 @@
 
 What becomes of it depends on its rows, the tokenizer and parameters, and on no other file; so it is kept under a hash
 of these, and a fresh shard costs what it costs and not its history. What a rater's votes are worth depends on every
-vote: that is applied to what is kept, of which only files with such a rater are written again.
+vote: that stands beside the files of a fold, for whoever reads them (`records.read_table`).
 """
 
 import json
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from tasks import worth
 from tasks.files import write_json
 from tasks.preferences.encoding import TABLES, Conversion, Row, Table
 from tasks.preferences.folds import FOLDS, SEALED, fold_of
@@ -32,21 +29,30 @@ from tasks.records import write_table
 
 PLANTED = "~canary.parquet"  # among the files of a fold; they are read in the order of their names, this one last
 
-COUNTED = ("rows", "left_out", "labels", "raters")
+COUNTED = ("rows", "left_out", "labels")
+
+
+class Votes(NamedTuple):
+    """So many comparisons of a fold in which a rater said the same, and what they weigh together."""
+
+    fold: str
+    rater: str
+    choice: str
+    number: int
+    weight: float
 
 
 @dataclass
 class Counts:
     """What there is to say of prepared rows; the sealed fold is one of the folds.
 
-    `left_out` and `truncated` are counted before raters are held out.
+    `truncated` and `lengths` are counted before raters are held out.
     """
 
     rows: Counter[str] = field(default_factory=Counter)  # by fold
     weights: dict[str, float] = field(default_factory=dict)  # by fold, of comparisons
     left_out: Counter[str] = field(default_factory=Counter)  # by reason
     labels: Counter[str] = field(default_factory=Counter)  # of comparisons
-    raters: Counter[str] = field(default_factory=Counter)  # of comparisons
     lengths: dict[str, Counter[int]] = field(default_factory=dict)  # in tokens
     truncated: int = 0
 
@@ -59,32 +65,19 @@ class Counts:
             self.lengths.setdefault(name, Counter()).update(lengths)
         self.truncated += other.truncated
 
-    def measure(self, path: Path, fold: str, table: Table) -> None:
-        """Add the rows of a file."""
-        for batch in arrow_batches([path], [*table.lengths, "choice", "rater", "weight"]):
-            self.rows[fold] += len(batch)
-            for column, name in table.lengths.items():
-                lengths = self.lengths.setdefault(name, Counter())
-                lengths.update(_counted(pc.list_value_length(batch[column])))
-            if "choice" in batch.schema.names:
-                self.labels.update(_counted(batch["choice"]))
-                self.raters.update(_counted(batch["rater"]))
-                self.weights[fold] = self.weights.get(fold, 0.0) + pc.sum(batch["weight"]).as_py()
+    def take(self, votes: Iterable[Votes], judged: Judgement) -> None:
+        """Add what these weigh and say, and take those of raters held out from the rows, where they are counted."""
+        for fold, rater, choice, number, weight in votes:
+            if reason := judged.held_out.get(rater):
+                self.rows[fold] -= number
+                self.left_out[reason] += number
+            else:
+                self.labels[choice] += number
+                self.weights[fold] = self.weights.get(fold, 0.0) + weight * judged.factors.get(rater, 1.0)
 
     def tokens(self) -> dict[str, dict[str, int]]:
         """Where the lengths lie."""
         return {name: quantiles(lengths) for name, lengths in self.lengths.items()}
-
-    def write(self, path: Path) -> None:
-        write_json(path, vars(self))
-
-    @classmethod
-    def read(cls, path: Path) -> "Counts":
-        document = json.loads(path.read_text(encoding="utf-8"))
-        counters: dict[str, Any] = {name: Counter(document.pop(name)) for name in COUNTED}
-        by_length = document.pop("lengths").items()
-        lengths = {name: Counter({int(n): rows for n, rows in of.items()}) for name, of in by_length}
-        return cls(**counters, lengths=lengths, **document)
 
 
 @dataclass
@@ -112,16 +105,24 @@ class Parts:
         for old in (self.data / "prepared" / name, self.data / "sealed" / name):
             if old.exists():
                 shutil.rmtree(old)
-        kept, targets = [], []
+        raters: dict[str, set[str]] = {fold: set() for fold in folders}
         for part, key in self.keys(name).items():
-            kept.append(self.shelf.get(key, partial(self._convert, table, part, folds)))
-            targets.append({fold: folder / part.name for fold, folder in folders.items()})
-        with ThreadPoolExecutor(int(os.environ.get("PLUMBLINE_THREADS") or os.cpu_count() or 1)) as pool:
-            for counts in pool.map(partial(_put, table, judged), kept, targets):
-                total.add(counts)
-        for folder in folders.values():
+            kept = self.shelf.get(key, partial(self._convert, table, part, folds))
+            counts, votes = _read(kept / "counts.json")
+            total.add(counts)
+            total.take(votes, judged)
+            for fold in counts.rows:
+                said = {vote.rater for vote in votes if vote.fold == fold}
+                if not said or said - judged.held_out.keys():  # else nothing of the file counts
+                    share(kept / f"{fold}.parquet", folders[fold] / part.name)
+                    raters[fold] |= said
+        for fold, folder in folders.items():
             if not any(folder.glob("*.parquet")):
                 write_table(table.columns.empty_table(), folder / "none.parquet")
+            factors = {rater: factor for rater, factor in judged.factors.items() if rater in raters[fold]}
+            held_out = raters[fold] & judged.held_out.keys()
+            if factors or held_out:
+                worth.write(folder, factors, held_out)
         return total
 
     def plant(self, fold: str, rows: list[Row]) -> int:
@@ -156,60 +157,44 @@ class Parts:
                 else:
                     writer.add(fold, row)
         writer.close()
+        votes = []
         for fold, number in writer.counts.items():
             path = folder / f"{fold}.parquet"
             if number:
-                counts.measure(path, fold, table)
+                counts.rows[fold] = number
+                votes += _measure(path, fold, table, counts.lengths)
             else:
                 path.unlink()
         counts.left_out = +counts.left_out
         counts.truncated = self.conversion.num_truncated - truncated
-        counts.write(folder / "counts.json")
+        write_json(folder / "counts.json", {"counts": vars(counts), "votes": votes})
 
 
-def _put(table: Table, judged: Judgement, kept: Path, targets: Mapping[str, Path]) -> Counts:
-    """Hand out what is kept of a file, less what raters held out said and weighed as the others deserve."""
-    counts = Counts.read(kept / "counts.json")
-    held_out = counts.raters.keys() & judged.held_out.keys()
-    if not held_out and not counts.raters.keys() & judged.factors.keys():
-        for fold in counts.rows:
-            share(kept / f"{fold}.parquet", targets[fold])
-        return counts
-    weights = {fold: _weigh(kept / f"{fold}.parquet", targets[fold], judged) for fold in counts.rows}
-    if not held_out:
-        counts.weights = weights
-        return counts
-    changed = Counts(left_out=counts.left_out, truncated=counts.truncated)
-    for rater in held_out:
-        changed.left_out[judged.held_out[rater]] += counts.raters[rater]
-    for fold in counts.rows:
-        if targets[fold].exists():
-            changed.measure(targets[fold], fold, table)
-    return changed
+def _measure(path: Path, fold: str, table: Table, lengths: dict[str, Counter[int]]) -> list[Votes]:
+    """Add the lengths of a file's texts to those known; its votes, where it has any."""
+    said: dict[tuple[str, str], tuple[int, float]] = {}
+    for batch in arrow_batches([path], [*table.lengths, "choice", "rater", "weight"]):
+        for column, name in table.lengths.items():
+            lengths.setdefault(name, Counter()).update(_counted(pc.list_value_length(batch[column])))
+        if _votes_in(table):
+            columns = (batch[name].to_pylist() for name in ("rater", "choice", "weight"))
+            for rater, choice, weight in zip(*columns, strict=True):
+                number, total = said.get((rater, choice), (0, 0.0))
+                said[rater, choice] = number + 1, total + weight
+    return [Votes(fold, *key, *sums) for key, sums in sorted(said.items())]
 
 
-def _weigh(path: Path, target: Path, judged: Judgement) -> float:
-    """Write the votes that count, where there are any, each with what its rater is worth; what they weigh together."""
-    number, total = 0, 0.0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        pq.ParquetFile(path, page_checksum_verification=True) as file,
-        pq.ParquetWriter(target, file.schema_arrow, compression="zstd", write_page_checksum=True) as writer,
-    ):
-        for group in range(file.num_row_groups):
-            rows = file.read_row_group(group)
-            coded = rows["rater"].combine_chunks().dictionary_encode()
-            raters, of_row = coded.dictionary.to_pylist(), coded.indices.to_numpy()
-            factors = np.array([judged.factors.get(rater, 1.0) for rater in raters], dtype=np.float64)[of_row]
-            counts = np.array([rater not in judged.held_out for rater in raters], dtype=bool)[of_row]
-            weights = rows["weight"].to_numpy() * factors
-            place = rows.schema.get_field_index("weight")
-            rows = rows.set_column(place, rows.schema.field(place), pa.array(weights))
-            writer.write_table(rows if counts.all() else rows.filter(pa.array(counts)))
-            number, total = number + int(counts.sum()), total + float(weights[counts].sum())
-    if not number:
-        target.unlink()
-    return total
+def _votes_in(table: Table) -> bool:
+    return "choice" in table.columns.names
+
+
+def _read(path: Path) -> tuple[Counts, list[Votes]]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    counts = document["counts"]
+    counters: dict[str, Any] = {name: Counter(counts.pop(name)) for name in COUNTED}
+    by_length = counts.pop("lengths").items()
+    lengths = {name: Counter({int(n): rows for n, rows in of.items()}) for name, of in by_length}
+    return Counts(**counters, lengths=lengths, **counts), [Votes(*each) for each in document["votes"]]
 
 
 def _counted(values: Any) -> dict[Any, int]:

@@ -41,7 +41,7 @@ class Comparison(Pair):
 
 def read_comparisons(options: RewardOptions, *paths: Path) -> list[Comparison]:
     """The rows of one or several tables of pairs that carry a label for at least one head."""
-    rows = [row for path in paths for row in read_table(path).select(COLUMNS).to_pylist()]
+    rows = [row for path in paths for row in read_table(path, COLUMNS).to_pylist()]
     return [comparison for row in rows if (comparison := _comparison(row, options)).labelled]
 
 

@@ -44,7 +44,7 @@ def read(path: Path) -> list[Judged]:
     columns = ["id", "prompt_ids", "reply_ids", "desirable", "weight"]
     return [
         Judged(row["id"], Example(row["prompt_ids"], row["reply_ids"]), float(row["desirable"]), row["weight"])
-        for row in read_table(path).select(columns).to_pylist()
+        for row in read_table(path, columns).to_pylist()
     ]
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import prepare
-from tasks.preferences import tables, votes
+from tasks import prepare, worth
+from tasks.preferences import votes
 from tasks.preferences.encoding import Conversion
-from tasks.preferences.folds import FOLDS
+from tasks.preferences.folds import FOLDS, fold_of
 from tasks.preferences.shelf import Shelf
 from tasks.records import CANARY, DATASETS, Preference, content_hash, read_table, to_table, write_table
-from tests.tasks.test_prepare import ask, records, run, write
+from tests.tasks.test_prepare import SHARES, ask, records, run, write
 
 MADE = ("tokenizer", *(f"prepared/{name}" for name in prepare.TABLES), "prepared/canary.json", "raters.json", "sealed")
 
@@ -86,7 +86,7 @@ def test_only_a_fresh_file_becomes_tokens(tmp_path: Path, converted: Counter[str
     assert made(data) == found
 
 
-def test_what_raters_are_worth_changes_only_files_that_hold_them(tmp_path: Path, converted: Counter[str]) -> None:
+def test_what_raters_are_worth_rewrites_no_file(tmp_path: Path, converted: Counter[str]) -> None:
     data = write(tmp_path / "data", records())
     add(data, "bob", votes_of("bob", *range(60)))
     run(data)
@@ -101,8 +101,13 @@ def test_what_raters_are_worth_changes_only_files_that_hold_them(tmp_path: Path,
     rows = [row for fold in FOLDS for row in read_table(data / f"prepared/pairs/{fold}").to_pylist()]
     assert Counter(row["rater"] for row in rows) >= Counter({"ann": 96, "bob": 90})
     assert "lazy" not in {row["rater"] for row in rows}
-    assert not inodes(data, "more")  # nothing of it is left
+    assert len(rows) == sum(metrics["rows"]["pairs"].values()) + metrics["planted"]
+    labels = Counter(row["choice"] for row in rows if row["rater"] != CANARY)
+    assert labels == metrics["labels"]
+    assert not inodes(data, "more")  # nothing of it counts
+    before = {name: inodes(data, name) for name in ("test", "bob", "lazy")}
     reviewed = run(data, raters={"reviewed": ["lazy"]})
+    assert {name: inodes(data, name) for name in before} == before
     assert sum(reviewed["rows"]["pairs"].values()) == sum(metrics["rows"]["pairs"].values()) + 120
     assert converted["preferences"] == 120 + 30 + metrics["planted"] + reviewed["planted"]
     run(data)
@@ -139,19 +144,6 @@ def test_weights_by_reliability_are_those_of_all_votes(tmp_path: Path) -> None:
     (data / "raw/preferences/dot.parquet").unlink()
     assert run(data, rater_weights="reliability") == metrics
     assert made(data) == first
-
-
-def test_files_that_fill_their_groups_are_weighed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group of no rows at the end has neither raters nor weights."""
-    data = write(tmp_path / "data", records())
-    for name, choice in (("bob", "ab"), ("cid", "ab"), ("coin", "aabb")):
-        add(data, name, votes_of(name, *range(120), choice=choice))
-    metrics = run(data, rater_weights="reliability")
-    found = [read_table(data / f"prepared/pairs/{fold}").to_pylist() for fold in FOLDS]
-    number = read_table(data / "prepared/pairs/train/bob.parquet").num_rows
-    monkeypatch.setattr(tables, "_BATCH", number)
-    assert from_nothing(data, rater_weights="reliability") == metrics
-    assert [read_table(data / f"prepared/pairs/{fold}").to_pylist() for fold in FOLDS] == found
 
 
 @pytest.mark.parametrize("change", [{"max_length": 50}, {"reply_room": 11}, {"long_prompts": "truncate"}])
@@ -200,3 +192,17 @@ def test_votes_are_those_of_the_files_wherever_they_come_from(tmp_path: Path) ->
     for other in others:
         for name, value in vars(plain).items():
             np.testing.assert_array_equal(vars(other)[name], value)
+
+
+def test_a_fold_is_told_only_of_raters_that_it_holds(tmp_path: Path) -> None:
+    """So that what somebody else is worth does not have its models trained again."""
+    data = write(tmp_path, records())
+    run(data)
+    before = content_hash(data / "prepared/pairs/test")
+    elsewhere = [n for n in range(120) if fold_of(f"c{n}", SHARES) != "test"]
+    add(data, "lazy", votes_of("lazy", *elsewhere, choice="a"))
+    add(data, "eve", votes_of("lazy", *range(120), choice="a") + votes_of("eve", *elsewhere))
+    metrics = run(data)
+    assert metrics["left_out"]["pairs"]["position_bias"] == len(elsewhere) + 120
+    assert content_hash(data / "prepared/pairs/test") == before
+    assert worth.read(data / "prepared/pairs/train") == worth.Worth({"lazy": 0.0}, frozenset({"lazy"}))
