@@ -20,9 +20,10 @@ from warnings import catch_warnings
 
 from tasks.preferences import screen
 from tasks.preferences.formats import FORMATS
+from tasks.preferences.packed import SUFFIX
 from tasks.preferences.screen import MAX_ROW_BYTES, BadFileError, Refusal, RefusedError, Row, check_text, redact, sniff
 
-_NAME = re.compile(r"\.(csv|tsv)(\.(gz|bz2|xz))?$", re.IGNORECASE)
+_NAME = re.compile(r"\.(csv|tsv)" + SUFFIX, re.IGNORECASE)
 _SEPARATOR = re.compile(r"(?:\ufeff)?sep=([,;|\t])\s*", re.IGNORECASE)  # a first line, for Excel
 _UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)?")  # what pandas makes of no name
 

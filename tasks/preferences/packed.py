@@ -28,6 +28,7 @@ _OPENERS: dict[bytes, Any] = {
     b"\x28\xb5\x2f\xfd": _zstd,
 }
 PACKED = tuple(_OPENERS)  # first bytes
+SUFFIX = r"(\.(gz|bz2|xz|zst|zstd))?$"  # what may follow the end of a name, for those who go by names
 
 
 def open_unpacked(path: Path) -> io.BufferedReader:

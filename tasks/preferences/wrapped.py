@@ -13,10 +13,11 @@ from typing import Any
 
 from tasks.preferences import screen
 from tasks.preferences.formats import matching
+from tasks.preferences.packed import SUFFIX
 from tasks.preferences.screen import BadFileError, Refusal, Row
 
 MAX_DOCUMENT = 256 << 20  # bytes: it is read from memory
-_NAME = re.compile(r"\.json(\.(gz|bz2|xz))?$", re.IGNORECASE)
+_NAME = re.compile(r"\.json" + SUFFIX, re.IGNORECASE)
 _LISTS = ("data", "rows", "examples", "instances", "train", "items", "records", "samples")
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder(strict=False)

@@ -72,6 +72,18 @@ def test_compressed_files_hold_the_same_rows(tmp_path: Path, pack: Any) -> None:
             values(parts(path))
 
 
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), ("zst", zstd), ("zstd", zstd)],
+)
+def test_formats_that_are_told_by_name_are_told_when_compressed(tmp_path: Path, suffix: str, pack: Any) -> None:
+    flat = [{"prompt": "a", "chosen": "b, or so", "rejected": "c"}] * 2
+    table, document = tmp_path / f"rows.csv.{suffix}", tmp_path / f"rows.json.{suffix}"
+    table.write_bytes(pack(b"prompt,chosen,rejected\n" + b'a,"b, or so",c\n' * 2))
+    document.write_bytes(pack(json.dumps({"version": 1, "data": flat}, indent=1).encode()))
+    assert values(parts(table)) == values(parts(document)) == flat
+
+
 def test_a_folder_gives_its_data_files_in_name_order(tmp_path: Path) -> None:
     data = fresh(tmp_path)
     folder = data / "inputs/set"
