@@ -38,10 +38,12 @@ def _filled(path: Path, column: str) -> float:
     """The share of a table's rows that have something in a column; 0 without the table or the column."""
     import pyarrow.parquet as pq
 
+    from tasks.records import read_table
+
     first = next(path.glob("*.parquet"), None)
     if first is None or column not in pq.read_schema(first).names:
         return 0.0
-    values = pq.read_table(path, columns=[column])[column]
+    values = read_table(path, [column])[column]
     return float(1 - values.null_count / max(1, len(values)))
 
 
