@@ -16,6 +16,7 @@ from torch import Tensor
 from tasks.records import forget_environment
 from tasks.rlhf import attention, ranks
 from tasks.rlhf.batch import Example
+from tasks.rlhf.compiled import compile_layers
 from tasks.rlhf.logprobs import logits, reply_states, unwrapped
 from tasks.rlhf.options import LoraOptions, ModelOptions
 from tasks.rlhf.quantize import merged, quantized
@@ -132,9 +133,11 @@ def load_policy(folder: Path, dtype: str = "float32", lora: LoraOptions | None =
 
 
 def to_train(model: Any, options: ModelOptions, task: str = "CAUSAL_LM") -> Any:
-    """The model as it is trained: with adapters and recomputed layers, where the options ask for them."""
+    """The model as it is trained: with adapters, recomputed or compiled layers, where the options ask for them."""
     if options.gradient_checkpointing:
         recompute_layers(model)
+    if options.compile:
+        compile_layers(model)
     return add_lora(model, options.lora, task)
 
 

@@ -35,9 +35,13 @@ class ModelOptions(Options):
     vocab_size: Annotated[int, Field(gt=256)]  # a byte-level vocabulary starts with 256 bytes
     lora: LoraOptions | None
     gradient_checkpointing: bool = False  # recompute a layer's activations in the backward pass instead of keeping them
+    compile: bool = False  # layers by torch.compile: pays for trainings of more than minutes
 
     @model_validator(mode="after")
-    def _whole_heads(self) -> Self:
+    def _agree(self) -> Self:
+        if self.compile and (self.gradient_checkpointing or self.lora is not None):
+            other = "lora" if self.lora is not None else "gradient_checkpointing"
+            raise ValueError(f"compile = true: layers are compiled as they are, without {other}; set one of them aside")
         if self.base == "scratch" and self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size = {self.hidden_size}: rotary positions want heads of an even size; with num_heads = "

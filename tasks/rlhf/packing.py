@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf import attention, recompute
+from tasks.rlhf import attention, compiled, recompute
 from tasks.rlhf.batch import Example, pad_right
 
 # Bodies known to take a mask of [rows, 1, length, length] for every layer, and positions that start again; a layer of
@@ -109,23 +109,27 @@ def _read_at(places_N: Tensor, body: Any) -> Iterator[bool]:
     """
     layer = body.layers[-1] if body.config.model_type in KNOWN_BODIES else None
     replaced = vars(layer).get("forward") if layer is not None else None
-    if layer is None or (replaced is not None and not recompute.is_recomputed(layer)):
+    known = replaced is None or recompute.is_recomputed(layer) or compiled.is_compiled(layer)
+    if layer is None or not known:
         yield False
         return
-
-    def forward(hidden_RLD: Tensor, **kwargs: Any) -> Tensor:
-        attended_RLD, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_RLD), **kwargs)
-        hidden_ND = (hidden_RLD + attended_RLD).flatten(0, 1).index_select(0, places_N)
-        out_ND: Tensor = hidden_ND + layer.mlp(layer.post_attention_layernorm(hidden_ND))
-        return out_ND[None]
-
-    layer.forward = forward if replaced is None else partial(recompute.recomputed, forward)
+    read = compiled.compiled(_read) if compiled.is_compiled(layer) else _read
+    forward = partial(read, layer, places_N)
+    layer.forward = partial(recompute.recomputed, forward) if recompute.is_recomputed(layer) else forward
     try:
         yield True
     finally:
         del layer.forward
         if replaced is not None:
             layer.forward = replaced
+
+
+def _read(layer: Any, places_N: Tensor, hidden_RLD: Tensor, **kwargs: Any) -> Tensor:
+    """[1, N, D]: what a layer gives at these places."""
+    attended_RLD, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_RLD), **kwargs)
+    hidden_ND = (hidden_RLD + attended_RLD).flatten(0, 1).index_select(0, places_N)
+    out_ND: Tensor = hidden_ND + layer.mlp(layer.post_attention_layernorm(hidden_ND))
+    return out_ND[None]
 
 
 def _packed(examples: Sequence[Example], groups: list[tuple[tuple[int, ...], list[int]]], pad: int) -> Rows:

@@ -1,12 +1,13 @@
 """Our loops beside TRL 1.16 at its best settings: the same model, rows, optimiser steps and machine.
 
-    python tests/bench/learning.py [--data pairs.jsonl.gz] [--only sft,dpo] [--runs 3]
+    python tests/bench/learning.py [--data pairs.jsonl.gz] [--only sft,dpo] [--runs 3] [--compiled]
 
 Every run is a process of its own that trains one epoch; ours and the peer's alternate. Prints and writes
 data/bench/learning.json: per algorithm rows per second of both, the median of the ratios run by run, and the peak
 memory of both. On a processor that is fast in bfloat16 the peer runs twice: `peer` keeps float32 weights and computes
 in bfloat16, as we do; `peer_coarse` has weights and moments in bfloat16 alone, which is faster and rounds small steps
-away. Without --data the rows are those of the embedded world. Takes about half an hour.
+away. Without --data the rows are those of the embedded world. Takes about half an hour. With --compiled both sides
+compile their models with torch.compile and are timed in a second epoch, when that is done; of SFT and reward models.
 """
 
 import argparse
@@ -34,9 +35,10 @@ def sides_of(data: Path) -> tuple[str, ...]:
     return ("ours", *PEERS)[: 3 if material.dtype_of(data) == "bfloat16" else 2]
 
 
-def measured(side: str, algorithm: str, data: Path) -> dict[str, float]:
+def measured(side: str, algorithm: str, data: Path, compiled: bool) -> dict[str, float]:
     """One epoch in a process of its own: seconds of the training, rows, peak memory."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {material.COMPILED: "1"} if compiled else {}
     if side != "ours":
         environment |= KEEP_MEMORY | PEERS[side]
     module = "tests.bench.sides.ours" if side == "ours" else "tests.bench.sides.peer"
@@ -48,13 +50,13 @@ def measured(side: str, algorithm: str, data: Path) -> dict[str, float]:
     return result
 
 
-def compared(algorithm: str, data: Path, runs: int) -> dict[str, Any]:
+def compared(algorithm: str, data: Path, runs: int, compiled: bool) -> dict[str, Any]:
     """Rows per second of all sides, and ours in proportion to each peer's: medians over `runs` rounds."""
     sides = sides_of(data)
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(runs):
         for side in sides:
-            found[side].append(measured(side, algorithm, data))
+            found[side].append(measured(side, algorithm, data, compiled))
             sys.stderr.write(f"{algorithm} {side}: {json.dumps(found[side][-1])}\n")
     speed = {side: [run["rows"] / run["seconds"] for run in found[side]] for side in sides}
     result: dict[str, Any] = {side: round(statistics.median(speed[side]), 2) for side in sides}
@@ -71,7 +73,8 @@ def compared(algorithm: str, data: Path, runs: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("DATA") or None, help="preference pairs")
-    parser.add_argument("--only", default=",".join(ALGORITHMS))
+    parser.add_argument("--only")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     out = ROOT / "data/bench/learning.json"
@@ -84,9 +87,11 @@ def main() -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             check=True,
         )
-        for algorithm in options.only.split(","):
-            result[algorithm] = compared(algorithm, Path(folder), options.runs)
-            sys.stdout.write(f"{algorithm}: {json.dumps(result[algorithm])}\n")
+        algorithms = ("sft", "reward") if options.compiled else ALGORITHMS
+        for algorithm in options.only.split(",") if options.only else algorithms:
+            name = f"{algorithm}_compiled" if options.compiled else algorithm
+            result[name] = compared(algorithm, Path(folder), options.runs, options.compiled)
+            sys.stdout.write(f"{name}: {json.dumps(result[name])}\n")
             sys.stdout.flush()
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")

@@ -32,6 +32,7 @@ ROWS_PER_STEP = 16  # sequences of an optimiser step; of pairs, half of it
 REPLIES_PER_PROMPT = 4
 PROMPTS_PER_STEP = 16
 NEW_TOKENS = 64
+COMPILED = "BENCH_COMPILED"  # in the environment: compile the model, and time a second epoch
 
 
 def params(pairs: str) -> dict[str, Any]:

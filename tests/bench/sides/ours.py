@@ -1,6 +1,8 @@
 """One epoch of our loop: python -m tests.bench.sides.ours ALGORITHM FOLDER (of material.py)."""
 
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ def sft(folder: Path, tracker: FileTracker) -> tuple[int, Callable[[], object]]:
     from tasks.rlhf.train_on_dataset import train_on_dataset
 
     rows = material.examples(folder)
-    model = models.load_policy(folder / "model", material.dtype_of(folder)).train()
+    model = trained(models.load_policy(folder / "model", material.dtype_of(folder))).train()
     options = DatasetOptions(lr=1e-4, num_epochs=1, batch_tokens=budget(rows, material.ROWS_PER_STEP))
     return len(rows), lambda: train_on_dataset(
         model, rows, reply_nll(model), lambda row: len(row.reply_ids), options, 0, tracker
@@ -37,7 +39,7 @@ def reward(folder: Path, tracker: FileTracker) -> tuple[int, Callable[[], object
     ]
     options = RewardOptions(lr=1e-4, num_epochs=1, batch_tokens=budget(rows, material.ROWS_PER_STEP // 2))
     model = reward_model.new_reward_model(folder / "model", material.dtype_of(folder), 0, options)
-    model.network.train()
+    trained(model.network).train()
     return len(rows), lambda: train_reward.train(model, model.network, rows, options, 0, tracker)
 
 
@@ -108,6 +110,15 @@ def rloo(folder: Path, tracker: FileTracker) -> tuple[int, Callable[[], object]]
     return grpo(folder, tracker, "rloo")
 
 
+def trained(model: Any) -> Any:
+    """The model, compiled where that is asked for."""
+    from tasks.rlhf.compiled import compile_layers
+
+    if material.COMPILED in os.environ:
+        compile_layers(model)
+    return model
+
+
 def policy_and_reference(folder: Path) -> tuple[Any, Callable[..., Any]]:
     import torch
 
@@ -135,6 +146,9 @@ def main(algorithm: str, folder: Path) -> None:
     models.seed_everything(0)
     with closing(FileTracker("align", folder / "ours")) as tracker:
         rows, train = globals()[algorithm](folder, tracker)
+        if material.COMPILED in os.environ:
+            train()
+            shutil.rmtree(folder / "ours/checkpoints", ignore_errors=True)  # the next epoch begins at its beginning
         started = time.monotonic()
         train()
         seconds = time.monotonic() - started
