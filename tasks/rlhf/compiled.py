@@ -1,7 +1,8 @@
 """Layers whose passes torch has compiled: what stands between their matrix products becomes a few loops.
 
 Compiling takes from half a minute to minutes, once for each kind of call, and again by a process that finds no cache of
-torch's; it pays for trainings that take longer. Sampling, which calls layers in other ways, goes on as it was.
+torch's; it pays for trainings that take longer. Sampling, which calls layers in other ways, goes on as it was. A
+resumed run may see other shapes first: it agrees with an uninterrupted one but for rounding.
 """
 
 import shutil
