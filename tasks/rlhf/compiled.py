@@ -11,20 +11,15 @@ from functools import cache
 from types import MethodType
 from typing import Any
 
+from tasks.rlhf.recompute import layers
+
 
 def compile_layers(model: Any) -> None:
     """Have the model's layers compiled when they are first called, in place. ValueError where that cannot be."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise ValueError(
-            f"params.yaml: model.compile = true: transformers does not say what the layers of {type(model).__name__} "
-            "are; set it to false"
-        )
+    found = layers(model, "compile")
     if not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise ValueError("params.yaml: model.compile = true: no C++ compiler (g++) is installed; set it to false")
-    for layer in layers:
+    for layer in found:
         layer.forward = MethodType(_compiled, layer)  # a method: a copy of the layer calls the copy
 
 

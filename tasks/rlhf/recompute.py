@@ -18,16 +18,21 @@ def recompute_layers(model: Any) -> None:
 
     Transformers' own switch works in training mode alone; policies learn from rollouts in eval mode.
     """
+    for layer in layers(model, "gradient_checkpointing"):
+        layer.forward = MethodType(_recomputed, layer)  # a method: a copy of the layer calls the copy
+
+
+def layers(model: Any, option: str) -> list[Any]:
+    """The layers of a transformers model. ValueError, naming the option of `model` that asks, where none are known."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
+    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not found:
         raise ValueError(
-            f"params.yaml: model.gradient_checkpointing = true: transformers does not say which layers of "
-            f"{type(model).__name__} can be recomputed; set it to false"
+            f"params.yaml: model.{option} = true: transformers does not say which layers of {type(model).__name__} it "
+            "can be done to; set it to false"
         )
-    for layer in layers:
-        layer.forward = MethodType(_recomputed, layer)  # a method: a copy of the layer calls the copy
+    return found
 
 
 def is_recomputed(layer: Any) -> bool:
