@@ -60,11 +60,11 @@ class _Counted:
 
     closed = False
 
-    def close(self) -> None:
-        pass
-
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self.count = raw, 0
+
+    def close(self) -> None:
+        pass
 
     def read(self, size: int = -1) -> bytes:
         content = self._raw.read(size)
