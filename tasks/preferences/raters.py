@@ -31,13 +31,13 @@ def judge(votes: Votes, options: RaterOptions, weighting: Weighting, true_ceilin
     """Deterministic. Raises ValueError where all votes would be held out."""
     kept = votes.named & (votes.value != UNSURE)
     shared = agreement.patterns(votes.item[kept], votes.value[kept])
-    found = dawid_skene(votes.item[kept], votes.rater[kept], votes.value[kept], len(votes.raters))
+    found = _reliability(votes, kept)
     watched = habits.watch(votes, options)
     held_out = watched.held_out(votes.raters, options.reviewed)
     factors = _factors(votes, watched, found if weighting == "reliability" else None, held_out)
     report = {
         **_counts(votes, shared),
-        "says": _says(votes, shared),
+        "says": _says(votes, shared, found),
         "agreement": _agreements(votes, kept, shared),
         "ceiling": _ceilings(votes, kept, shared, true_ceiling),
         "weighting": weighting,
@@ -49,6 +49,18 @@ def judge(votes: Votes, options: RaterOptions, weighting: Weighting, true_ceilin
         "table": _table(votes, watched, found, factors, held_out),
     }
     return Judgement(factors, held_out, report)
+
+
+def _reliability(votes: Votes, kept: NDArray[np.bool_]) -> Reliability | None:
+    """None where decided votes on a comparison agree no more than chance would have it.
+
+    There Dawid and Skene's likelihood is nearly flat, and its maximum takes some rater's noise for the truth.
+    """
+    decided = kept & (votes.value < TIE)
+    agreed = agreement.alpha(agreement.patterns(votes.item[decided], votes.value[decided]), "nominal")
+    if agreed is None or agreed.low is None or agreed.low <= 0:
+        return None
+    return dawid_skene(votes.item[kept], votes.rater[kept], votes.value[kept], len(votes.raters))
 
 
 def _factors(votes: Votes, watched: Habits, found: Reliability | None, held_out: Mapping[str, str]) -> dict[str, float]:
@@ -91,7 +103,7 @@ def _counts(votes: Votes, shared: Patterns) -> dict[str, Any]:
     }
 
 
-def _says(votes: Votes, shared: Patterns) -> str:
+def _says(votes: Votes, shared: Patterns, found: Reliability | None) -> str:
     """What all of it amounts to, in a sentence."""
     if not len(votes):
         return "There are no votes."
@@ -99,7 +111,10 @@ def _says(votes: Votes, shared: Patterns) -> str:
         return "No row names its rater, so nothing can be said of raters: neither agreement nor reliability."
     if not shared.num_items:
         return "No comparison was judged by two raters, so agreement and reliability cannot be known."
-    return f"{shared.num_items} comparisons were judged by two raters or more."
+    said = f"{shared.num_items} comparisons were judged by two raters or more."
+    if found is None:
+        said += " Their raters are not seen to agree more than by chance, so nothing can be said of each one's reliability."
+    return said
 
 
 def _agreements(votes: Votes, kept: NDArray[np.bool_], shared: Patterns) -> dict[str, Any]:

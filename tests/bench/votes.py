@@ -60,12 +60,13 @@ def rows(number: int, seed: int, first: int = 0) -> Iterator[dict[str, Any]]:
         question = words.text(int(rng.lognormvariate(4.8, 0.6)))
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             replies = [words.text(int(rng.lognormvariate(5.4, 0.7))) for _ in range(2)]
+            better = rng.choices(("a", "b"), (52, 48))[0]
             for rater in sorted(set(rng.choices(raters, busy, k=rng.choice((1, 1, 2, 3))))):
                 row = {
                     "prompt": question,
                     "reply_a": replies[0],
                     "reply_b": replies[1],
-                    "choice": rng.choices(("a", "b", "tie", "both_bad", "unsure"), (45, 42, 8, 3, 2))[0],
+                    "choice": _vote(better, rng),
                     "confidence": round(rng.random(), 2),
                     "rater": rater,
                     "domain": f"domain-{prompt % 12}",
@@ -76,6 +77,12 @@ def rows(number: int, seed: int, first: int = 0) -> Iterator[dict[str, Any]]:
                     made += 1
                     if made == number:
                         return
+
+
+def _vote(better: str, rng: random.Random) -> str:
+    """Three decided votes in four are for the better reply."""
+    other = "b" if better == "a" else "a"
+    return rng.choices((better, other, "tie", "both_bad", "unsure"), (65, 22, 8, 3, 2))[0]
 
 
 def _mishaps(row: dict[str, Any], rng: random.Random) -> Iterator[dict[str, Any]]:

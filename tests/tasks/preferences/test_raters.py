@@ -39,6 +39,17 @@ def test_off_leaves_every_weight_alone(tmp_path):
     assert [row["weight"] for row in found.report["table"]] == [1.0] * 5
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_raters_who_agree_by_chance_all_weigh_the_same(tmp_path, seed):
+    """The likelihood of reliabilities is nearly flat there: its maximum called a coin right in 0.85 [0.73, 0.92]."""
+    found = judged(tmp_path, rows_of([0.5] * 12, 2000, 2, seed))
+    assert found.factors == {}
+    assert {each["right"] for each in found.report["table"]} == {None}
+    assert found.report["says"].endswith("nothing can be said of each one's reliability.")
+    told = judged(tmp_path, rows_of([0.65] * 12, 2000, 2, seed))
+    assert len(told.factors) == 12
+
+
 def test_the_report_keeps_ties_and_both_bad_apart(tmp_path):
     choices = ["a"] * 5 + ["b"] * 4 + ["tie"] * 3 + ["both_bad"] * 2 + ["unsure"]
     report = judged(tmp_path, [row(n, "ann", choice) for n, choice in enumerate(choices)]).report
