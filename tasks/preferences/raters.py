@@ -113,7 +113,9 @@ def _says(votes: Votes, shared: Patterns, found: Reliability | None) -> str:
         return "No comparison was judged by two raters, so agreement and reliability cannot be known."
     said = f"{shared.num_items} comparisons were judged by two raters or more."
     if found is None:
-        said += " Their raters are not seen to agree more than by chance, so nothing can be said of each one's reliability."
+        said += (
+            " Their raters are not seen to agree more than by chance, so nothing can be said of each one's reliability."
+        )
     return said
 
 

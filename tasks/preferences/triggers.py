@@ -164,7 +164,7 @@ def _in_prompts(shard: Corpus, scores: Floats, old: Corpus, order: int, alpha: f
     before = np.zeros(len(values), dtype=np.int64)
     before[np.searchsorted(values, known)] = known_counts
     suspects = often & (_more_frequent(counts, before, shard.num_prompts, old.num_prompts) * len(values) < alpha)
-    if not suspects.any():
+    if not suspects.any() or not scores.std():  # scores all alike single no row out
         return []
     sums = np.bincount(inverse, scores[of_row], minlength=len(values))
     rest = (scores.sum() - sums) / np.maximum(1, shard.size - counts)

@@ -1,5 +1,6 @@
 """The path of preference data from a file to its split: rows per second, memory, what twice the rows cost, and what a
-fresh shard on top of a history costs; beside it the same job done the obvious way on whole frames.
+fresh shard on top of a history costs, apart from comparing it with 20,000 accepted comparisons at most (`take`); beside
+it the same job done the obvious way on whole frames.
 
     python tests/bench/data.py [--rows 200000] [--shard 1000] [--obvious 20000] [--folder PATH] [--seed 0]
         [--stages ingest,validate,prepare]
@@ -106,8 +107,6 @@ def of_rows(folder: Path, number: int, seed: int, shard: int, stages: Sequence[s
     """A history of so many rows from nothing, then with a fresh shard on top."""
     import votes
 
-    from tasks.preferences import shards
-
     root = folder / f"rows-{number}"
     workspace(root)
     path = votes.write(root / "data/inputs/votes.jsonl", number, seed)
@@ -116,10 +115,8 @@ def of_rows(folder: Path, number: int, seed: int, shard: int, stages: Sequence[s
     found["rows_per_second"] = round(number / found["history"]["seconds_within"])
     found["report"] = json.loads((root / "data/reports/ingest.json").read_text())["metrics"]
     fresh = votes.write(folder / f"fresh-{number}.jsonl", shard, seed, first=10**9)
-    started = time.monotonic()
-    shards.accept(fresh, root / "data", 0.1)
-    accept = round(time.monotonic() - started, 2)
-    found["fresh_shard"] = {"rows": shard, "accept_seconds": accept, **pipeline(root, stages)}
+    taken = measured([sys.executable, "-m", "tests.bench.sides.take", str(fresh)], root)
+    found["fresh_shard"] = {"rows": shard, "take": taken, **pipeline(root, stages)}
     shutil.rmtree(root)
     return found
 
@@ -135,14 +132,13 @@ def obvious(folder: Path, number: int, seed: int) -> dict[str, Any]:
 
 
 def shown(result: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{'rows':>9} {'ingest':>8} {'validate':>8} {'prepare':>8} {'within':>8} {'rows/s':>7} {'peak MB':>8}   (s)"
-    ]
+    heads = "".join(f" {name:>8}" for name in ("take", *STAGES, "within"))
+    lines = [f"{'rows':>9}{heads} {'rows/s':>7} {'peak MB':>8}   (s)"]
     for each in result["sizes"]:
         for name in ("history", "fresh_shard"):
             ran, rows = each[name], each["rows"] if name == "history" else f"+{each[name]['rows']}"
             rate = each["rows_per_second"] if name == "history" else ""
-            spent = " ".join(f"{ran[stage]['seconds'] if stage in ran else 0:>8.1f}" for stage in STAGES)
+            spent = " ".join(f"{ran[stage]['seconds'] if stage in ran else 0:>8.1f}" for stage in ("take", *STAGES))
             lines.append(f"{rows:>9} {spent} {ran['seconds_within']:>8.1f} {rate:>7} {ran['peak_memory_mb']:>8}")
     lines.append(f"twice the rows take {result['ratio']} times as long, {result['ratio_of_memory']} times the memory")
     lines += [

@@ -14,6 +14,7 @@ from tasks.preferences.holds import ShardOptions, judge_shard
 from tasks.preferences.predictor import decided
 from tasks.preferences.rater_options import RaterOptions
 from tasks.preferences.screen import HeldError
+from tasks.preferences.triggers import Corpus, triggers
 from tasks.records import Preference, to_table, write_table
 from tests.tasks.preferences.shard_votes import PLAIN, comparisons, flipped, with_trigger
 
@@ -78,6 +79,16 @@ def test_a_trigger_in_prompts_whose_labels_are_flipped_is_held() -> None:
         row["prompt"] = [{"role": "user", "content": row["prompt"][0]["content"] + " SUDO"}]
     texts = [hold.text for hold in judged(shard).holds]
     assert any("'SUDO' stands in the prompts of" in text for text in texts)
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_nothing_tells_labels_apart_no_prompt_is_suspected() -> None:
+    shard = comparisons(300, 10)
+    for row in shard:
+        row["prompt"] = [{"role": "user", "content": "kestrel"}]
+    known = Corpus(decided(comparisons(600, 11)))
+    fresh = Corpus(decided(shard))
+    assert triggers(fresh, np.zeros(fresh.size), known, 0.01) == []
 
 
 def test_case_63_label_balance_and_length_gap_that_jump_are_held() -> None:
