@@ -109,6 +109,11 @@ def _draw(learner: Learner, prompts: Sequence[Prompt], options: RolloutOptions, 
         eos_id=learner.eos_id,
         pad_id=learner.pad_id,
     )
+    if empty := sum(not reply.ids for reply in replies):
+        raise ValueError(
+            f"align: {empty} of {len(replies)} replies are empty, without even the token that ends them; check what "
+            "generates them (align.generation)"
+        )
     examples = [Example(prompt.ids, reply.ids) for prompt, reply in zip(asked, replies, strict=True)]
     budget = options.micro_batch_tokens
     return _Drawn(
@@ -149,8 +154,9 @@ def _below(tensors: Sequence[Tensor]) -> Tensor:
 def total_score(parts: Mapping[str, ScorePart]) -> tuple[np.ndarray, dict[str, float]]:
     """The weighted sum of the parts, float64 [B], and its mean, with that of each part.
 
-    A part that cannot score a reply adds nothing to it; where no part can, the sum is NaN. A learned part that gives
-    NaN is an error, and so is a rollout that nothing can score.
+    A part that cannot score a reply adds what it gives to the others on average, so that it speaks neither for nor
+    against it; where no part can, the sum is NaN. A learned part that gives NaN is an error, and so is a rollout that
+    nothing can score.
     """
     for name, part in parts.items():
         if part.learned and not np.isfinite(part.values_B).all():
@@ -164,7 +170,8 @@ def total_score(parts: Mapping[str, ScorePart]) -> tuple[np.ndarray, dict[str, f
             f"align: none of {len(unscorable_B)} replies could be scored by {', '.join(parts)}; check that the prompts "
             "carry what these need (`verifier` in data/prepared/prompts/train)"
         )
-    total_B = np.where(unscorable_B, np.nan, np.nansum(weighted, 0))
+    means = np.array([part.weight * _mean_of_known(part.values_B) for part in parts.values()])
+    total_B = np.where(unscorable_B, np.nan, np.where(np.isnan(weighted), means[:, None], weighted).sum(0))
     metrics = {"score": float(np.nanmean(total_B)), "unscorable": float(unscorable_B.sum())}
     if len(parts) > 1:
         metrics |= {f"score_{name}": _mean_of_known(part.values_B) for name, part in parts.items()}

@@ -1,5 +1,7 @@
 """Signs that a run on rollouts is set up wrongly. Each stops it with one line that names the likely cause."""
 
+import math
+
 import torch
 
 from tasks.rlhf.options import RolloutOptions
@@ -15,6 +17,12 @@ def tolerance(dtype: torch.dtype) -> float:
 
 def check_rollout(metrics: dict[str, float], step: int, options: RolloutOptions, dtype: torch.dtype) -> None:
     """What must hold of fresh replies; at step 1 the policy still is its reference. Raises ValueError."""
+    for key in ("kl", "kl_k3", "score"):
+        if not math.isfinite(metrics[key]):
+            raise ValueError(
+                f"align: step {step}: {key} is {metrics[key]}: the policy, the reference or a reward gives what is no "
+                "number; lower lr, or train the one that does again"
+            )
     if metrics["finished"] < options.min_finished:
         raise ValueError(
             f"align: step {step}: {metrics['finished']:.1%} of the replies end, fewer than min_finished = "
@@ -25,7 +33,7 @@ def check_rollout(metrics: dict[str, float], step: int, options: RolloutOptions,
         return
     # k3 of a token is about (ratio - 1)^2 / 2, and never negative: errors of both signs do not cancel.
     kl, bound = metrics["kl_k3"] / metrics["reply_length"], tolerance(dtype) ** 2 / 2
-    if kl > bound:
+    if not kl <= bound:
         raise ValueError(
             f"align: step 1: KL(policy || reference) is {kl:.3g} nats per token before any update, above {bound:.3g}: "
             "policy and reference differ (another folder than data/models/sft, adapters not fresh), or dropout is on"
@@ -43,7 +51,7 @@ def check_first_minibatch(metrics: dict[str, float], step: int, dtype: torch.dty
     """Before the first update of a rollout the policy is the one that sampled: ratio 1, KL(old || new) 0."""
     bound = tolerance(dtype)
     for key, limit in (("ratio_error", bound), ("kl_old_new", bound**2 / 2)):
-        if metrics[key] > limit:
+        if not metrics[key] <= limit:
             raise ValueError(
                 f"align: step {step}: {key} is {metrics[key]:.3g} at the first minibatch, above {limit:.3g}: sampler "
                 "and trainer measure different log-probs (dropout on, another temperature, or stale weights)"

@@ -210,7 +210,7 @@ class CriticOptions(RolloutOptions):
 
     critic_lr: Positive = 1e-3
     critic_warmup: Annotated[int, Field(ge=0)] = 0  # first rollouts that train the critic alone
-    value_coef: Positive = 1.0
+    value_coef: Positive = 1.0  # on the critic's loss; its optimiser is its own, so only max_grad_norm sees it
 
     @model_validator(mode="after")
     def _leave_steps(self) -> Self:

@@ -17,6 +17,7 @@ from tasks.rlhf.reward_model import RewardModel
 from tasks.rlhf.rewards_options import RewardsOptions
 from tasks.rlhf.solution_models import SolutionModel
 
+VETOED = -3.0  # a learned score: three standard deviations below the mean of the SFT policy's replies
 Decode = Callable[[list[Sequence[int]]], list[str]]  # the texts of replies, without special tokens
 
 
@@ -40,8 +41,7 @@ class Scorer:
             values_B = aggregate(members, self.options)
             if self.options.veto:
                 assert verdicts_B is not None
-                # Not 0 outright: a wrong reply that the reward models dislike would gain by it.
-                values_B = np.where(verdicts_B == 0, np.minimum(values_B, 0), values_B)
+                values_B = vetoed(values_B, verdicts_B)
             mean_B = np.mean(members, axis=0)
             parts["reward_model"] = ScorePart(values_B, self.options.learned, learned=True, members_B=mean_B)
         if verdicts_B is not None:
@@ -133,6 +133,16 @@ def build(
         resources,
         [solution_models.load(folder, dtype) for folder in of_solutions],
     )
+
+
+def vetoed(scores_B: np.ndarray, verdicts_B: np.ndarray) -> np.ndarray:
+    """Learned scores that put every reply that its verifier calls wrong (0) below every other that has a verdict.
+
+    Replies without a verdict (NaN) keep their score. Hand-worked: scores 2, -1.2 and -5, verdicts 0, 1 and 1: -3, -1.2
+    and -3.
+    """
+    floored_B = np.where(verdicts_B > 0, np.maximum(scores_B, VETOED), scores_B)
+    return np.where(verdicts_B == 0, np.minimum(scores_B, VETOED), floored_B)
 
 
 def aggregate(members: Sequence[np.ndarray], options: RewardsOptions) -> np.ndarray:

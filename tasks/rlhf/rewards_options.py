@@ -51,7 +51,7 @@ class RewardsOptions(Options):
     process_reply: Literal["min", "product", "last"] = "min"  # what its scores of steps make of a whole reply
     conditioning: ConditioningOptions | None = None  # the policy reads in its prompt by which weights it is scored
     verifier: NotNegative = 0.0  # weight of the verdict of a prompt's verifier, 0 to 1; 0: none is asked
-    veto: bool = False  # a reply that its verifier gives 0 gains nothing by the reward models
+    veto: bool = False  # by the reward models no reply that its verifier gives 0 scores above one that it gives more
     tables: dict[str, str] = Field(default_factory=dict)  # name that verifiers use: JSONL file in data/inputs
     sandbox: SandboxOptions = SandboxOptions()
     allow_unsandboxed: bool = False  # run code of replies even where it cannot be fenced in

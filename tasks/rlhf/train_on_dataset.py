@@ -178,9 +178,11 @@ def warmup_cosine(num_steps: int, warmup_share: float) -> Callable[[int], float]
 
 
 def check_finite(metrics: dict[str, float], step: int) -> None:
-    for key in ("loss", "grad_norm"):
-        if not math.isfinite(metrics[key]):
-            raise ValueError(f"step {step}: {key} is {metrics[key]}; lower the learning rate (lr) or check the data")
+    for key, rate in (("loss", "lr"), ("grad_norm", "lr"), ("value_loss", "critic_lr")):
+        if not math.isfinite(metrics.get(key, 0.0)):
+            raise ValueError(
+                f"step {step}: {key} is {metrics[key]}; lower the learning rate ({rate}) or check the data"
+            )
 
 
 def memory() -> dict[str, float]:

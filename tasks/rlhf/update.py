@@ -20,7 +20,7 @@ Metrics = dict[str, float]
 
 
 def update(learner: Learner, rollout: Rollout, lesson: Lesson, options: RolloutOptions, state: State) -> Metrics:
-    """Passes over the rows that the lesson keeps, until KL(old || new) exceeds `max_kl_old_new`.
+    """Passes over the rows that the lesson keeps, up to the minibatch whose KL(old || new) exceeds `max_kl_old_new`.
 
     Metrics are means over the minibatches, but for `ratio_error`, that of the first.
     """
@@ -30,15 +30,21 @@ def update(learner: Learner, rollout: Rollout, lesson: Lesson, options: RolloutO
     seen: list[Metrics] = []
     for _ in range(options.num_updates):
         order = torch.randperm(len(prompts), generator=state.generator)
-        for chosen in order.chunk(options.num_minibatches):
+        for chosen in order.tensor_split(min(options.num_minibatches, len(prompts))):
             index_B = torch.cat([prompts[i] for i in chosen.tolist()])
             seen.append(_learn(learner, rollout.rows(index_B), lesson.rows(index_B), options, state, first=not seen))
-        if seen[-1].get("kl_old_new", 0.0) > options.max_kl_old_new:
+            if _is_over(seen[-1], options):
+                break
+        if _is_over(seen[-1], options):
             break
     if not warming_up(options, state):
         state.schedule.step()
     means = {key: float(np.mean([m[key] for m in seen])) for key in seen[-1]}
     return means | {key: seen[0][key] for key in ("ratio_error",) if key in seen[0]}
+
+
+def _is_over(metrics: Metrics, options: RolloutOptions) -> bool:
+    return metrics.get("kl_old_new", 0.0) > options.max_kl_old_new
 
 
 def rows_by_prompt(prompt_B: Tensor, kept_B: Tensor) -> list[Tensor]:
@@ -87,7 +93,8 @@ def _learn(
     if state.critic_optimizer is not None:
         assert isinstance(options, CriticOptions)
         losses = (_value_loss(learner, rows, taught, options) for rows, taught in micro)
-        metrics["value_loss"] = _step(losses, state.critic_optimizer, options.max_grad_norm)["loss"]
+        found = _step(losses, state.critic_optimizer, options.max_grad_norm)
+        metrics["value_loss"] = found["loss"] / options.value_coef
     return metrics
 
 

@@ -54,7 +54,7 @@ def test_each_part_stands_by_itself(small_reward_model):
     assert parts["reward_model"].learned
     np.testing.assert_array_equal(parts["verifier"].values_B, [1, 0, np.nan, np.nan])
     total, metrics = total_score(parts)
-    assert total.tolist() == pytest.approx((2 * learned + [3, 0, 0, 0]).tolist())
+    assert total.tolist() == pytest.approx((2 * learned + [3, 0, 1.5, 1.5]).tolist())
     assert metrics["score_verifier"] == 0.5
     assert metrics["score_reward_model"] == pytest.approx(learned.mean())
     assert metrics["unscorable"] == 0
@@ -67,17 +67,24 @@ def test_each_part_stands_by_itself(small_reward_model):
     assert metrics["unscorable"] == 2
 
 
-def test_a_veto_takes_the_gain_of_wrong_replies(small_reward_model):
+def test_a_veto_puts_wrong_replies_below_all_that_are_not(small_reward_model):
     examples = [Example([5, 6, 7], [8, 7, 1]), Example([5, 6, 7], [7, 8, 1]), Example([11], [7, 1])]
     learned = score_examples(small_reward_model, examples)
-    for shift in (learned.min() - 1, learned.max() + 1):  # all scores above 0, then all below
+    for shift in (learned.min() - 1, learned.max() + 1, learned.max() + 5):  # scores above 0, below 0, below the floor
         model = replace(small_reward_model, shift=small_reward_model.shift + shift)
         parts = scorer({"veto": True, "verifier": 1.0}, [model])(examples, [SEVEN, SEVEN, UNKNOWN])
         right, wrong, unscored = learned - shift
-        assert parts["reward_model"].values_B.tolist() == pytest.approx([right, min(wrong, 0), unscored])
+        expected = [max(right, -3), min(wrong, -3), unscored]
+        assert parts["reward_model"].values_B.tolist() == pytest.approx(expected)
         # a veto asks the verifiers also where they have no weight of their own
         alone = scorer({"veto": True}, [model])(examples, [SEVEN, SEVEN, UNKNOWN])
         assert total_score(alone)[0].tolist() == pytest.approx(parts["reward_model"].values_B.tolist())
+
+
+def test_a_vetoed_reply_is_never_ahead():
+    scores = np.array([2.0, -1.2, -5.0, 4.0, -7.0])
+    verdicts = np.array([0.0, 1.0, 0.5, np.nan, 0.0])
+    assert rewards.vetoed(scores, verdicts).tolist() == [-3.0, -1.2, -3.0, 4.0, -7.0]
 
 
 def test_heads_are_weighed_anew(tmp_path, small_reward_model):

@@ -4,12 +4,13 @@ changes nothing, and it stops when it should."""
 import contextlib
 import copy
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tasks.rlhf import algorithms, checkpoint, health, models
+from tasks.rlhf import algorithms, checkpoint, health, models, update
 from tasks.rlhf.batch import Prompt, ScorePart
 from tasks.rlhf.experience import Learner, collect, total_score
 from tasks.rlhf.logprobs import token_logprobs
@@ -142,8 +143,8 @@ def test_parts_are_summed_by_weight_and_unscorable_replies_counted():
         "exact": ScorePart(np.array([1.0, np.nan, 0.0, np.nan]), weight=2.0),
     }
     total, metrics = total_score(parts)
-    assert total.tolist() == [2.5, 1.0, 1.5, 2.0]
-    expected = {"score": 1.75, "score_learned": 2.5, "score_exact": 0.5, "learned_score": 1.25, "unscorable": 0.0}
+    assert total.tolist() == [2.5, 2.0, 1.5, 3.0]  # the mean verdict, 0.5, where there is none
+    expected = {"score": 2.25, "score_learned": 2.5, "score_exact": 0.5, "learned_score": 1.25, "unscorable": 0.0}
     assert metrics == expected
     # the least of normalised members is below 0 on average: their mean is what is to be near it
     least = ScorePart(np.array([-2.0, -1.0]), learned=True, members_B=np.array([-0.5, 0.5]))
@@ -229,12 +230,26 @@ def test_critic_warmup_leaves_the_policy_alone(tiny_model):
 
 
 def test_updates_end_where_the_policy_has_moved_too_far(tiny_model):
-    """Three passes of two minibatches; with a tight bound the first pass is the last."""
-    free, _, _ = train(tiny_model, "grpo", num_steps=1, num_updates=3, lr=1e-2, max_kl_old_new=1e3)
-    bound, _, _ = train(tiny_model, "grpo", num_steps=1, num_updates=3, lr=1e-2, max_kl_old_new=1e-6)
-    once, _, _ = train(tiny_model, "grpo", num_steps=1, num_updates=1, lr=1e-2)
-    assert bound[0] == once[0]
-    assert free[0]["kl_old_new"] > 1.5 * bound[0]["kl_old_new"]
+    """Three passes of four minibatches: the one that sees a move beyond the bound is the last."""
+    options = {"num_steps": 1, "num_updates": 3, "num_minibatches": 4, "lr": 1e-2}
+    free, _, _ = train(tiny_model, "grpo", **options, max_kl_old_new=1e3)
+    bound, _, _ = train(tiny_model, "grpo", **options, max_kl_old_new=1e-6)
+    once, _, _ = train(tiny_model, "grpo", **options | {"num_updates": 1}, max_kl_old_new=1e3)
+    assert 0 < bound[0]["kl_old_new"] < once[0]["kl_old_new"] < free[0]["kl_old_new"]
+    assert bound[0]["ratio_error"] == free[0]["ratio_error"]
+
+
+@pytest.mark.parametrize("number", [3, 6, 7])
+def test_a_pass_has_as_many_minibatches_as_are_asked_for(number, tiny_model, monkeypatch):
+    taken = []
+    own = update._learn
+    monkeypatch.setattr(
+        update, "_learn", lambda *args, **kwargs: taken.append(len(args[1].examples)) or own(*args, **kwargs)
+    )
+    train(tiny_model, "grpo", num_steps=1, num_updates=1, num_minibatches=number, max_kl_old_new=1e3)
+    assert len(taken) == number
+    assert sum(taken) == 8 * 4
+    assert max(taken) - min(taken) <= 4  # replies of one prompt
 
 
 def test_the_kl_budget_ends_the_run_and_keeps_the_policy(small_model):
@@ -308,6 +323,33 @@ def test_dropout_is_found_at_the_first_minibatch(tiny_model):
     )
     with pytest.raises(ValueError, match=r"step 1: ratio_error is .* at the first minibatch, above 0.01: sampler and"):
         train_on_rollouts(run, PROMPTS, [], algorithm.options, 0, Recorder())
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_a_reference_that_gives_no_number_stops_the_run(name, tiny_model):
+    algorithm, run = learner(tiny_model, likes_sevens, name, section(max_kl=5.0))
+    broken = replace(run, reference_logprobs=lambda examples: run.reference_logprobs(examples) * float("nan"))
+    with pytest.raises(ValueError, match="step 1: kl is nan"):
+        train_on_rollouts(broken, PROMPTS, [], algorithm.options, 0, Recorder())
+
+
+def test_a_critic_that_gives_no_number_is_named_while_it_warms_up(tiny_model):
+    algorithm, run = learner(tiny_model, likes_sevens, "ppo", section(num_steps=3, critic_warmup=2))
+    with torch.no_grad():
+        next(run.critic.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"step 1: value_loss is nan; .*\(critic_lr\)"):
+        train_on_rollouts(run, PROMPTS, [], algorithm.options, 0, Recorder())
+
+
+def test_replies_without_a_token_stop_the_run(tiny_model):
+    algorithm, run = learner(tiny_model, likes_sevens, "grpo", section())
+
+    def sampler(*args, **kwargs):
+        first, *others = run.sample(*args, **kwargs)
+        return [replace(first, ids=[], logprobs=[]), *others]
+
+    with pytest.raises(ValueError, match=r"align: 1 of 32 replies are empty, .*align\.generation"):
+        train_on_rollouts(replace(run, sample=sampler), PROMPTS, [], algorithm.options, 0, Recorder())
 
 
 def test_another_reference_is_found_at_step_1(tiny_model):
