@@ -64,7 +64,8 @@ def check(root: Path) -> None:
         align = document["align"]
         try:
             params = stage.read_params(align_stage.Params, "align", path)
-            objective.check(params.algorithm, params.rewards, params.tools, document["reward"], document["solutions"])
+            asked = (params.rewards, params.tools, params.generation, params.one_base)
+            objective.check(params.algorithm, *asked, document["reward"], document["solutions"])
         except ValueError as error:
             problems.append(str(error))
         most = document["model"]["max_length"]

@@ -38,7 +38,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     options: RewardsOptions = _section(params.align, "rewards", RewardsOptions)
     tools: ToolsOptions = _section(params.align, "tools", ToolsOptions)
     generation: GenerationOptions = _section(params.align, "generation", GenerationOptions)
-    check(params.align["algorithm"], options, tools, params.reward, params.solutions)
+    one_base = bool(params.align.get("one_base"))
+    check(params.align["algorithm"], options, tools, generation, one_base, params.reward, params.solutions)
     learns_from_rewards = family == "policy"
     members = [*(params.reward["members"] if options.learned > 0 else []), *options.solution_models]
     members = members if learns_from_rewards else []
@@ -58,10 +59,12 @@ def check(
     algorithm: str,
     rewards: RewardsOptions,
     tools: ToolsOptions,
+    generation: GenerationOptions,
+    one_base: bool,
     reward: Mapping[str, Any],
     solutions: Mapping[str, Any],
 ) -> None:
-    """ValueError where `align` asks for scores that its algorithm cannot use, or of models that nobody trains.
+    """ValueError where `align` asks for what its algorithm cannot use, or for scores of models that nobody trains.
 
     `reward`, `solutions`: those sections of the parameters.
     """
@@ -70,7 +73,32 @@ def check(
     objectives = reward.get("objectives") or {}
     check_against(rewards, reward["members"], objectives, solutions["train"])
     algorithms.check_step_scores(algorithm, rewards, tools.names)
-    check_conditioning(rewards, algorithm, algorithms.find(algorithm)[0], objectives)
+    family = algorithms.find(algorithm)[0]
+    check_conditioning(rewards, algorithm, family, objectives)
+    if family == "preference":
+        _check_fixed(algorithm, rewards, tools, generation, one_base)
+
+
+def _check_fixed(
+    algorithm: str, rewards: RewardsOptions, tools: ToolsOptions, generation: GenerationOptions, one_base: bool
+) -> None:
+    """ValueError where options of fresh replies differ from the default, beside an algorithm that draws none.
+
+    `learned` and what limits or serves others are let pass: they ask for nothing by themselves.
+    """
+    asked = {f"rewards.{key}": value for key, value in rewards.changes().items() if key not in _LET_PASS}
+    asked |= {"tools.names": tools.names} if tools.names else {}
+    asked |= {"generation.engine": generation.engine} if generation.engine != "builtin" else {}
+    asked |= {"one_base": True} if one_base else {}
+    if asked:
+        key, value = next(iter(asked.items()))
+        raise ValueError(
+            f"params.yaml: align.{key} = {value!r}: {algorithm} learns from fixed data and draws no replies to use it "
+            "on; leave it at its default, or set align.algorithm to one of tasks/rlhf/policy"
+        )
+
+
+_LET_PASS = {"learned", "tables", "sandbox", "allow_unsandboxed"}
 
 
 def _section(align: dict[str, Any], name: str, kind: type[Any]) -> Any:

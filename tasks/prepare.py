@@ -9,8 +9,9 @@ writes  data/tokenizer, data/prepared/demonstrations, data/prepared/{prompts,saf
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,17 +104,27 @@ def _plant(data: Path, parts: Parts, pairs: Counts, shares: Mapping[str, float])
     sides = canary.choose(rows, lambda cluster: fold_of(cluster, shares))
     noted, number = {}, 0
     for fold in ("train", "judge"):
-        # Few demonstrations may leave the judge without; where there are none at all, `run` says so.
-        of_fold = sides.get(fold) or sides.get("train") or {"planted": [], "held_out": []}
-        planted = canary.repeat(of_fold["planted"], canary.num_planted(pairs.rows[fold]))
-        noted[fold] = {
-            "planted": [row["id"] for row in planted],
-            "held_out": [row["id"] for row in canary.repeat(of_fold["held_out"], canary.NUM_HELD_OUT)],
-        }
+        # Few demonstrations, or long ones, may leave the judge without; where there are none at all, `run` says so.
+        wanted = {"planted": canary.num_planted(pairs.rows[fold]), "held_out": canary.NUM_HELD_OUT}
+        planted, held_out = (
+            _chosen(parts.conversion, sides.get(fold, {}).get(side, []), n)
+            or _chosen(parts.conversion, sides.get("train", {}).get(side, []), n)
+            for side, n in wanted.items()
+        )
+        noted[fold] = {"planted": [row["id"] for row in planted], "held_out": [row["id"] for row in held_out]}
         made = canary.comparisons(planted, pairs.weights.get(fold, 0.0))
         number += parts.plant(fold, [asdict(each) for each in made])
     write_json(data / "prepared/canary.json", noted)
     return number
+
+
+def _chosen(conversion: Conversion, rows: Sequence[Mapping[str, Any]], number: int) -> list[Mapping[str, Any]]:
+    """So many demonstrations that fit into the model, against noise as well: the first ones; few are used again."""
+    obvious = (canary.obvious([row])[0] for row in rows)
+    fitting = (
+        row for row, each in zip(rows, obvious, strict=True) if conversion.has_room(each.prompt, each.true, each.ruined)
+    )
+    return canary.repeat(list(islice(fitting, number)), number)
 
 
 def _tokenizer(model: ModelOptions, demonstrations: Path, shares: Mapping[str, float]) -> tuple[Any, bool]:

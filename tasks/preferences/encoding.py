@@ -41,6 +41,11 @@ class Conversion:
         except LeftOut as reason:
             return str(reason)
 
+    def has_room(self, prompt: list[Message], *replies: str) -> bool:
+        """Whether each of the replies fits into the model behind the whole prompt."""
+        longest = max(len(self.encoder.reply(reply)) for reply in replies)
+        return len(self.encoder.prompt(prompt)) + longest <= self.max_length
+
     def prompt(self, row: Row) -> Row:
         prompt, prompt_ids = self._fit(row["prompt"], self.reply_room)
         return row | {"prompt": prompt, "prompt_ids": prompt_ids}

@@ -81,6 +81,11 @@ def check_step_scores(name: str, rewards: RewardsOptions, tools: Sequence[str] =
     able = [each for each in sorted(known()) if step_scores(each)]
     if name not in able:
         raise ValueError(f"{key}: {name} cannot use scores of steps; set it to 0, or choose one of {', '.join(able)}")
+    if rewards.process_reply != "min" and step_scores(name) == "each":
+        raise ValueError(
+            f"params.yaml: align.rewards.process_reply = {rewards.process_reply!r}: {name} takes the score of each "
+            "step by itself; leave it at its default"
+        )
     if tools:
         raise ValueError(f"{key}: what a tool says is no step of the policy's; set it to 0, or align.tools.names to []")
 

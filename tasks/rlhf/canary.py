@@ -16,6 +16,7 @@ from tasks.records import Message
 from tasks.rlhf.batch import Example
 
 LEFT = 1 / 3  # of a lead
+MIN_PLANTED = 50  # without which a share of them says too little
 
 
 class Text(Protocol):
@@ -56,6 +57,11 @@ def check(
     Raises ValueError where of all of them not more than `needed` are (0: not asked); `name` is the key of params.yaml
     that `canary_share` belongs to.
     """
+    if needed and canaries.num_planted < MIN_PLANTED:
+        raise ValueError(
+            f"{name}: the canary has {canaries.num_planted} planted comparisons that fit into model.max_length, "
+            f"and wants {MIN_PLANTED}; raise model.max_length and run `dvc repro prepare`"
+        )
     right = lead(canaries.true, canaries.ruined) > 0
     share = float(np.mean(right))
     if needed and share <= needed:

@@ -77,6 +77,11 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         params.base, revision=revision, dtype=getattr(torch, params.dtype), **arguments
     )
+    if (room := max_tokens(model)) is not None and params.max_length > room:
+        raise ValueError(
+            f"params.yaml: model.max_length = {params.max_length}: {params.base} has room for {room} tokens "
+            "(max_position_embeddings); lower it"
+        )
     model.revision = revision  # to load the same weights again (quantize.py)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         if arguments:
@@ -88,6 +93,12 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
     model = placed(_settle(model, tokenizer))
     _check_logits(model, params.base)
     return model
+
+
+def max_tokens(model: Any) -> int | None:
+    """Of prompt and reply, that the model has positions for; None where it does not say."""
+    room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return room
 
 
 @torch.no_grad()

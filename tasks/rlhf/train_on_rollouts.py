@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tasks.rlhf import health, ranks
+from tasks.rlhf import health, models, ranks
 from tasks.rlhf.batch import Lesson, Prompt, Rollout, Tracker, join
 from tasks.rlhf.experience import Learner, collect
 from tasks.rlhf.options import RolloutOptions
@@ -76,8 +76,8 @@ def check_prompts(
             "folds.dev, or set held_out_every and patience to null"
         )
     longest = max((len(prompt.ids) for prompt in [*prompts, *held_out]), default=0) + learner.max_new_tokens
-    room = learner.policy.config.max_position_embeddings
-    if longest > room:
+    room = models.max_tokens(learner.policy)
+    if room is not None and longest > room:
         raise ValueError(
             f"align.max_new_tokens = {learner.max_new_tokens}: the longest prompt and its reply would have {longest} "
             f"tokens, the model has room for {room}; lower it or raise prepare.reply_room"

@@ -1,11 +1,14 @@
+import contextlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows import parameters
+from tasks.rlhf import algorithms
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,6 +96,41 @@ def test_the_parameters_of_the_project_are_right():
 def test_a_wrong_parameter_is_named(tmp_path, old, new, message):
     with pytest.raises(ValueError, match=message):
         parameters.check(changed(tmp_path, old, new))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "key", "value", "message"),
+    [
+        ("dpo", "rewards.veto", True, r"align.rewards.veto = True: dpo learns from fixed data"),
+        ("kto", "rewards.verifier", 1.0, r"align.rewards.verifier = 1.0: kto learns from fixed data"),
+        ("dpo", "rewards.aggregate", "min", r"align.rewards.aggregate = 'min'"),
+        ("ipo", "tools.names", ["calculator"], r"align.tools.names = \['calculator'\]: ipo learns"),
+        (
+            "orpo",
+            "generation",
+            {"engine": "server", "url": "http://127.0.0.1:1"},
+            r"align.generation.engine = 'server'",
+        ),
+        ("kto", "kto.desirable_weight", 0, None),
+        ("kto", "kto.undesirable_weight", 0, None),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path, algorithm, key, value, message):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    section, params["align"]["algorithm"] = params["align"], algorithm
+    *path, last = key.split(".")
+    for name in path:
+        section = section[name]
+    section[last] = value
+    (changed(tmp_path, "seed", "seed") / "params.yaml").write_text(yaml.safe_dump(params))
+    with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        parameters.check(tmp_path)
+
+
+def test_a_verdict_that_weighs_nothing_teaches_nothing():
+    weights = {"desirable_weight": 0, "undesirable_weight": 0}
+    with pytest.raises(ValueError, match=r"align.kto.desirable_weight and undesirable_weight are both 0"):
+        algorithms.load("kto", {"beta": 0.1, "lr": 1e-3, "num_epochs": 1, "batch_tokens": 64, **weights})
 
 
 def test_a_run_with_nothing_to_do_imports_nothing_large():

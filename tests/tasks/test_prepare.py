@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,20 @@ def test_the_canary_plants_among_what_is_learned_from_and_counts_nowhere(tmp_pat
         assert not {row["cluster"] for row in planted} & {f"c{row_id[1:]}" for row_id in kept_back}
     assert metrics["planted"] == total == 128
     assert sum(metrics["labels"].values()) == sum(metrics["rows"]["pairs"].values())
+
+
+def test_where_few_demonstrations_fit_those_are_planted_more_often(tmp_path: Path) -> None:
+    rows = records()
+    long = [replace(row, reply=f"{row.reply} " + "very " * 300) for row in rows["demonstrations"]]
+    fits = [n % 8 == 3 for n in range(120)]
+    mixed = [row if fit else other for row, other, fit in zip(rows["demonstrations"], long, fits, strict=True)]
+    metrics = run(write(tmp_path, {**rows, "demonstrations": mixed}), long_prompts="truncate")
+    noted = json.loads((tmp_path / "prepared/canary.json").read_text())
+    short = {f"d{n}" for n in range(120) if fits[n]}
+    assert metrics["planted"] == 128
+    for fold in ("train", "judge"):
+        assert set(noted[fold]["planted"]) | set(noted[fold]["held_out"]) <= short
+        assert len(noted[fold]["planted"]) == 64
 
 
 def pairs(data: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,10 @@ class Config:
     desirable_weight: Annotated[float, Ge(0)] = 1.0  # with unequal numbers of wanted and unwanted rows, choose them so
     undesirable_weight: Annotated[float, Ge(0)] = 1.0  # that the ratio of the weighted numbers is from 1 to 4/3
 
+    def __post_init__(self) -> None:
+        if self.desirable_weight == self.undesirable_weight == 0:
+            raise ValueError("desirable_weight and undesirable_weight are both 0: nothing would be learned")
+
 
 def reference_point(log_ratio_B: Tensor, weight_B: Tensor) -> Tensor:
     """z0, an estimate of KL(policy || reference), nats per reply: the mean log-ratio of mismatched replies, at least 0.

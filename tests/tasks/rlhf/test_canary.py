@@ -70,6 +70,13 @@ def test_the_share_must_be_exceeded(right, message):
         assert "\n" not in str(caught.value)
 
 
+def test_too_few_of_them_say_nothing():
+    canaries = Canaries([Example([5], [6])] * 60, [Example([5], [7])] * 60, num_planted=49)
+    with pytest.raises(ValueError, match=r"align.dpo: the canary has 49 planted .* wants 50; raise model.max_length"):
+        canary.check(canaries, lambda true, ruined: np.ones(60), 0.9, "align.dpo")
+    assert canary.check(canaries, lambda true, ruined: np.ones(60), 0.0, "align.dpo")["share"] == 1
+
+
 def test_swapped_labels_are_found_and_honest_ones_pass(small_reward_model):
     """Raters say nothing about tokens from 50 on; what is planted does, and weighs 2%."""
     rng = np.random.default_rng(0)
@@ -88,9 +95,9 @@ def test_swapped_labels_are_found_and_honest_ones_pass(small_reward_model):
             ruined.append(noise)
     planted = [
         replace(comparison(*((g, n) if i % 2 else (n, g)), float(i % 2)), weight=0.08, planted=True)
-        for i, (g, n) in enumerate(zip(true[:40], ruined[:40], strict=True))
+        for i, (g, n) in enumerate(zip(true[:50], ruined[:50], strict=True))
     ]
-    canaries = Canaries(true, ruined, num_planted=40)
+    canaries = Canaries(true, ruined, num_planted=50)
     honest, swapped = copy.deepcopy(small_reward_model), copy.deepcopy(small_reward_model)
     fit(honest, [*rows, *planted])
     assert canary.check(canaries, partial(reward_model.lead, honest), 0.9, "reward")["share"] > 0.97

@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from tasks.rlhf import attention, models
 from tasks.rlhf.logprobs import token_logprobs
+from tasks.rlhf.options import ModelOptions
 from tests.tasks.rlhf import tiny
 from tests.tasks.rlhf.test_loops import data, train_sft, weights
 
@@ -49,3 +52,21 @@ def test_no_step_reads_memory_that_it_has_not_written(as_before):
         train_sft(model)
         learned.append(weights(model))
     assert torch.equal(*learned)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_texts_longer_than_a_model_has_places_are_refused(tmp_path, kind):
+    """GPT-2 calls them by another name, and looks beyond its table."""
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    if kind == "llama":
+        model = tiny.language_model(max_position_embeddings=24)
+    else:
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=24, n_embd=16, n_layer=1, n_head=2))
+    model.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "vocab_size": 320}
+    params = {"base": str(tmp_path), "revision": None, "dtype": "float32", "lora": None, **sizes}
+    with pytest.raises(ValueError, match=rf"model.max_length = 25: {tmp_path} has room for 24 tokens .*; lower it"):
+        models.load_base(ModelOptions(max_length=25, **params), [], 0)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0})), pad_token="p", eos_token="e")
+    assert models.max_tokens(models.load_base(ModelOptions(max_length=24, **params), tokenizer, 0)) == 24

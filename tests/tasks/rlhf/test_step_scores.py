@@ -214,6 +214,9 @@ def test_who_can_use_scores_of_steps():
     with pytest.raises(ValueError, match=r"align.rewards.process = 0.5: online_dpo cannot use scores of steps"):
         algorithms.check_step_scores("online_dpo", RewardsOptions(process=0.5))
     algorithms.check_step_scores("online_dpo", RewardsOptions(outcome=0.5))
+    with pytest.raises(ValueError, match=r"process_reply = 'last': grpo takes the score of each step by itself"):
+        algorithms.check_step_scores("grpo", RewardsOptions(process=0.5, process_reply="last"))
+    algorithms.check_step_scores("best_of_n", RewardsOptions(process=0.5, process_reply="last"))
     with pytest.raises(ValueError, match=r"align.rewards.outcome = 2: no such model .* which is .'process'."):
         check_against(RewardsOptions(outcome=2.0), [0], {}, ["process"])
     with pytest.raises(ValueError, match=r"process_reply\n.*concerns the process reward model"):
