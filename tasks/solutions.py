@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
@@ -36,6 +36,7 @@ class Params(stage.Params, DatasetOptions):
     seed: stage.Seed
     model: ModelOptions
     train: Annotated[list[Literal["outcome", "process"]], AfterValidator(_once)]  # each a stage of its own
+    min_auc: Annotated[float, Field(ge=0, lt=1)] = 0.6  # of right over wrong on held-out prompts; 0: not asked
 
 
 def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[str, Any]:
@@ -60,30 +61,39 @@ def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[
         else:
             process.train(model, model.network, rows, params, seed, tracker)
     model.network.eval()
-    solution_models.save(kind, model, [row.domain for row in rows], tokenizer, data / f"models/reward/{kind}")
-    last = tracker.curve[max(tracker.curve)]
     with tracker.phase("measure"):
         measured = quality(kind, model, held_out, seed)
+    if (auc := measured.get("auc")) is not None and auc < params.min_auc:
+        raise ValueError(
+            f"solutions: {kind}: on held-out prompts what is right scores above what is wrong in {auc:.0%} of "
+            f"cases, below solutions.min_auc = {params.min_auc}: little was learned; lower solutions.lr, or raise num_epochs"
+        )
+    solution_models.save(kind, model, [row.domain for row in rows], tokenizer, data / f"models/reward/{kind}")
+    last = tracker.curve[max(tracker.curve)]
     return {"num_solutions": len(rows), "final_loss": last["loss"], "held_out": measured}
 
 
 def quality(kind: str, model: "RewardModel", rows: "Sequence[Solution]", seed: int) -> dict[str, Any]:
-    """What tasks/rlhf/{outcome,process}.py measure, with intervals over prompts."""
+    """What tasks/rlhf/{outcome,process}.py measure, with intervals over prompts, and the AUC of right over wrong.
+
+    The AUC is None where all labels are alike.
+    """
     from tasks.evaluation import statistics
     from tasks.rlhf import outcome, process
 
     clusters = [row.cluster for row in rows]
-    auc = {}
     if kind == "outcome":
         verdicts = process.verdicts(rows)
         clusters = [row.cluster for row in rows if row.correct is not None]
         if not verdicts:
             return {}
         found = {"accuracy": list(enumerate(outcome.told_right(model, verdicts)))}
-        auc = {"auc": outcome.measure(model, verdicts)["auc"]}
+        auc = outcome.measure(model, verdicts)["auc"]
     else:
-        found = process.judgements(process.step_probabilities(model, rows), rows)
-    return auc | {
+        probabilities = process.step_probabilities(model, rows)
+        found = process.judgements(probabilities, rows)
+        auc = process.auc(probabilities, rows)
+    return {"auc": auc} | {
         name: statistics.share(
             [value for _, value in values], [clusters[row] for row, _ in values], seed=seed, num_resamples=1000
         )

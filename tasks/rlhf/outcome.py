@@ -59,17 +59,18 @@ def train(
 
 
 def measure(model: RewardModel, rows: Sequence[Verdict]) -> dict[str, float | None]:
-    """Accuracy at probability 1/2; `auc`: the chance that a right reply scores above a wrong one, a tie half.
-
-    The AUC is None where all verdicts are alike.
-    """
+    """Accuracy at probability 1/2, and `auc`."""
     scores, correct = _scored(model, rows)
+    return {"accuracy": float(((scores > 0) == correct).mean()), "auc": auc(scores, correct)}
+
+
+def auc(scores: np.ndarray, correct: np.ndarray) -> float | None:
+    """The chance that what is right scores above what is wrong, a tie half; None where all of it is alike."""
     right, wrong = scores[correct], np.sort(scores[~correct])
-    auc = None
-    if len(right) and len(wrong):
-        below = [np.searchsorted(wrong, right, side) for side in ("left", "right")]
-        auc = float(np.mean(below) / len(wrong))
-    return {"accuracy": float(((scores > 0) == correct).mean()), "auc": auc}
+    if not (len(right) and len(wrong)):
+        return None
+    below = [np.searchsorted(wrong, right, side) for side in ("left", "right")]
+    return float(np.mean(below) / len(wrong))
 
 
 def told_right(model: RewardModel, rows: Sequence[Verdict]) -> list[bool]:

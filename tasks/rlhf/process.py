@@ -161,6 +161,14 @@ def measure(probabilities: Sequence[np.ndarray], rows: Sequence[Solution]) -> di
     return {name: float(np.mean([value for _, value in values])) if values else None for name, values in found.items()}
 
 
+def auc(probabilities: Sequence[np.ndarray], rows: Sequence[Solution]) -> float | None:
+    """The chance that a right step scores above a wrong one, of any reply; None where all labels are alike."""
+    labels = [label for row in rows for label in row.labels]
+    known = np.array([label is not None for label in labels], dtype=bool)
+    right = np.array([bool(label) for label in labels], dtype=bool)
+    return outcome.auc(np.concatenate([np.empty(0), *probabilities])[known], right[known])
+
+
 def judgements(probabilities: Sequence[np.ndarray], rows: Sequence[Solution]) -> dict[str, list[tuple[int, bool]]]:
     """How well steps are judged: for each figure (number of the row, yes or no), as often as a row can say.
 

@@ -20,7 +20,7 @@ CHANGES = {
     "folds": {"judge": 0.1},
     "sft": {"num_epochs": 1, "batch_tokens": 1024},
     "collect": {"labeller": "none"},
-    "solutions": {"train": ["outcome", "process"], "num_epochs": 1, "batch_tokens": 1024},
+    "solutions": {"train": ["outcome", "process"], "min_auc": 0.0, "num_epochs": 1, "batch_tokens": 1024},
 }
 REWARDS = {"learned": 0.0, "outcome": 1.0, "process": 1.0}
 SECTION = {"num_steps": 1, "prompts_per_step": 8, "min_finished": 0.0, "held_out_every": None, "patience": None}
@@ -81,6 +81,23 @@ def test_what_is_reported_is_what_the_saved_models_tell_of_held_out_prompts(solv
     )
     held_out = report(solved, "solutions@outcome")["metrics"]["held_out"]
     assert held_out["accuracy"]["value"] == pytest.approx(np.mean((scores > 0) == correct))
+
+
+@pytest.mark.parametrize("kind", ["outcome", "process"])
+def test_a_model_that_learned_nothing_is_refused(solved, tmp_path, kind):
+    root = copy_of(solved, tmp_path)
+    told = report(root, f"solutions@{kind}")["metrics"]["held_out"]["auc"]
+    change(root, "solutions", min_auc=0.999)
+    before = content_hash(root / f"data/models/reward/{kind}")
+    with (
+        inside(root),
+        pytest.raises(ValueError, match=rf"{kind}: .* in {told:.0%} of cases, below .*min_auc = 0.999: lit"),
+    ):
+        train(kind)
+    assert (
+        not (root / f"data/models/reward/{kind}").exists()
+        or content_hash(root / f"data/models/reward/{kind}") == before
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "best_of_n"])

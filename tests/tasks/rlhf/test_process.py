@@ -1,6 +1,7 @@
 """The process reward model: where steps end, and what is measured of them."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -139,3 +140,13 @@ def test_ranking_by_hand():
     assert [process.reply_score(steps, how) for how in ("min", "product", "last")] == pytest.approx([0.5, 0.36, 0.8])
     with pytest.raises(ValueError, match=r"process: 'mean' is no way to rank replies; known: min, product, last"):
         process.reply_score(steps, "mean")
+
+
+def test_the_auc_of_steps_by_hand():
+    rows = [
+        Solution(Example([1], [2, 3, 4]), [0, 1, 2], labels) for labels in ([True, False, None], [True, True, False])
+    ]
+    # right: 0.9, 0.4, 0.5; wrong: 0.4, 0.1. Of six pairs five the right way round, one a tie.
+    probabilities = [np.array([0.9, 0.4, 0.0]), np.array([0.4, 0.5, 0.1])]
+    assert process.auc(probabilities, rows) == pytest.approx(5.5 / 6)
+    assert process.auc(probabilities[:1], [replace(rows[0], labels=[True, None, None])]) is None
