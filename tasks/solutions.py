@@ -65,8 +65,8 @@ def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[
         measured = quality(kind, model, held_out, seed)
     if (auc := measured.get("auc")) is not None and auc < params.min_auc:
         raise ValueError(
-            f"solutions: {kind}: on held-out prompts what is right scores above what is wrong in {auc:.0%} of "
-            f"cases, below solutions.min_auc = {params.min_auc}: little was learned; lower solutions.lr, or raise num_epochs"
+            f"solutions: {kind}: on held-out prompts right scores above wrong in {auc:.0%} of cases, "
+            f"below solutions.min_auc = {params.min_auc}: little was learned; lower solutions.lr, or raise num_epochs"
         )
     solution_models.save(kind, model, [row.domain for row in rows], tokenizer, data / f"models/reward/{kind}")
     last = tracker.curve[max(tracker.curve)]
