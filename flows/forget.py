@@ -37,6 +37,11 @@ NONE = "none of their rows"
 LEARNED = ("models", "tokenizer", "champion")  # weights and vocabularies: versions, not rows
 GIVEN = ("inputs", "inbox")  # by people
 APART = (*LEARNED, *GIVEN, "shards", "held", "workspaces", ".lock")  # of data/; not to be swept
+KEPT = ("prepared", "sealed", "runs/ingest/kept", "runs/prepare/kept")  # of data/: tables made of data/raw
+UNKNOWN = (
+    ": nobody is known here by this name. Give a rater's e-mail address as it is (rows keep its hash); one of Label "
+    "Studio is known by it wherever an export has it, else by an id"
+)
 # beside what dvc.yaml names
 MADE = (*(f"runs/{name}" for name in ("ingest", "mine", "prepare", "validate", "shards")), "checkpoints")
 
@@ -45,6 +50,7 @@ def run(subject: str, look_only: bool = False) -> Iterator[str]:
     """Opt a subject out, and say what that reaches, in lines. Raises ValueError for an empty subject."""
     if not subject.strip():
         raise ValueError("SUBJECT is empty; give a rater, the owner of prompts, or the id of a prompt")
+    subject = subject.strip()
     home = workspace.existing_workspace(Path())
     if not look_only:
         yield _add(home.data / FILE, OptOuts.read(home.data), subject)
@@ -54,7 +60,7 @@ def run(subject: str, look_only: bool = False) -> Iterator[str]:
     for space in spaces:
         with space.held():
             traces.learn(forget.rows_of(space.data))
-            yield from _of_space(space, subject, look_only)
+            yield from _of_space(space, subject, traces, look_only)
     # Now that it is known what they wrote anywhere: workspaces share a cache.
     current = {path for space in spaces for path in graph.cached_shards(space.root)}
     for space in spaces:
@@ -74,22 +80,40 @@ def _add(path: Path, known: OptOuts, subject: str) -> str:
     return f"{path.name}: listed, as a salted hash"
 
 
-def _of_space(space: Workspace, subject: str, look_only: bool) -> Iterator[str]:
+def _of_space(space: Workspace, subject: str, traces: Traces, look_only: bool) -> Iterator[str]:
+    counted: Counter[str] = Counter(dict.fromkeys(("raw", *KEPT, "quarantine", "shards", "held"), 0))
     for dataset in DATASETS:
         for source, rows in forget.count(sorted((space.data / "raw" / dataset).glob("*.parquet")), subject).items():
+            counted["raw"] += rows
             yield f"{space.name}: {rows} rows in data/raw/{dataset}, source {source}"
+    for name, rows in _made(space.data, subject, traces):
+        counted[name] += rows
+        yield f"{space.name}: {rows} rows in data/{name}"
     held = forget.in_shards(space.data, subject)
     if held and not look_only:
         forget.drop_from_shards(space.data, subject)
         graph.version_shards(space.root)
-    for sha256, rows in held.items():
-        yield f"{space.name}: {rows} rows in shard {sha256[:12]}" + ("" if look_only else ", taken out")
     waiting = forget.in_held_shards(space.data, subject)
     if waiting and not look_only:
         forget.drop_from_held(space.data, subject)
-    for sha256, rows in waiting.items():
-        yield f"{space.name}: {rows} rows in held shard {sha256[:12]}" + ("" if look_only else ", taken out")
+    for name, kind, found in (("shards", "shard", held), ("held", "held shard", waiting)):
+        for sha256, rows in found.items():
+            counted[name] += rows
+            yield f"{space.name}: {rows} rows in {kind} {sha256[:12]}" + ("" if look_only else ", taken out")
+    if nowhere := [f"data/{name}" for name, rows in counted.items() if not rows]:
+        yield f"{space.name}: no row of theirs in {', '.join(nowhere)}" + ("" if counted.total() else UNKNOWN)
     yield from _versions(space, subject, look_only)
+
+
+def _made(data: Path, subject: str, traces: Traces) -> Iterator[tuple[str, int]]:
+    """(folder, rows of the subject in it) of what stages made of data/raw, where there are any."""
+    ids = forget.ids(sorted((data / "raw").glob("*/*.parquet")), subject)
+    for name in KEPT:
+        if rows := sum(forget.count(sorted((data / name).rglob("*.parquet")), subject, ids).values()):
+            yield name, rows
+    refused = [path.read_text(encoding="utf-8").splitlines() for path in sorted((data / "quarantine").glob("*.jsonl"))]
+    if rows := sum(traces.in_text(line) for lines in refused for line in lines):
+        yield "quarantine", rows
 
 
 def _given(space: Workspace, traces: Traces) -> Iterator[str]:

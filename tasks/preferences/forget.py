@@ -1,39 +1,58 @@
 """Where the rows of somebody who opted out are, and shards, accepted or held, without them.
 
-A subject is a rater, the owner of a prompt, or a prompt by its key (`id` in data/raw/prompts).
+A subject is a rater, the owner of a prompt, or a prompt by its key (`id` in data/raw/prompts). A person is found by
+their name in every form that a row may have it in (tasks/preferences/people.py).
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.files import write_json
-from tasks.preferences import shards
+from tasks.preferences import people, shards
 from tasks.records import content_hash, prompt_key
 
-_COLUMNS = ("rater", "owner", "prompt")
+_COLUMNS = ("id", "rater", "owner", "prompt")
 
 
 def holds(row: Mapping[str, Any], subject: str) -> bool:
-    return subject in (row.get("rater"), row.get("owner")) or subject == prompt_key(row["prompt"])
+    if people.is_of(subject, row.get("rater")) or people.is_of(subject, row.get("owner")):
+        return True
+    return isinstance(row.get("prompt"), list) and subject == prompt_key(row["prompt"])
 
 
-def count(tables: Iterable[Path], subject: str) -> dict[str, int]:
-    """Rows of the subject by table (its file's name), without those that have none."""
+def count(tables: Iterable[Path], subject: str, ids: Collection[str] = ()) -> dict[str, int]:
+    """Rows of the subject by table (its file's name), without those that have none.
+
+    `ids`: of rows that are known to be theirs; what is made of those names no owner any more.
+    """
     found: dict[str, int] = {}
     for path in tables:
-        with pq.ParquetFile(path) as table:
-            columns = [name for name in _COLUMNS if name in table.schema_arrow.names]
-            batches = (batch.to_pylist() for batch in table.iter_batches(columns=columns))
-            rows = sum(holds(row, subject) for batch in batches for row in batch)
-        if rows:
+        if rows := sum(row.get("id") in ids or holds(row, subject) for row in _told(path)):
             found[path.stem] = found.get(path.stem, 0) + rows
     return found
+
+
+def ids(tables: Iterable[Path], subject: str) -> set[str]:
+    """Of the subject's rows."""
+    return {row["id"] for path in tables for row in _told(path) if holds(row, subject)}
+
+
+def _told(path: Path) -> Iterator[dict[str, Any]]:
+    """The columns that tell whose a row is; none where the table has none, or is torn: nobody can read it."""
+    try:
+        with pq.ParquetFile(path) as table:
+            columns = [name for name in _COLUMNS if name in table.schema_arrow.names]
+            for batch in table.iter_batches(columns=columns) if columns else ():
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid:
+        return
 
 
 def in_shards(data: Path, subject: str) -> dict[str, int]:

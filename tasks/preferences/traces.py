@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.preferences import people
 from tasks.preferences.containers import parts
-from tasks.preferences.rules.opt_outs import OWNER_KEYS, RATER_KEYS
 from tasks.preferences.screen import BadFileError, Row
 from tasks.records import prompt_key
 
@@ -40,8 +40,11 @@ class Traces:
     runs: set[tuple[str, ...]] = field(default_factory=set)  # of words in what they own
 
     def __post_init__(self) -> None:
-        name = f"(?:{re.escape(html.escape(self.subject))}|{re.escape(self.subject)})"
-        keys = "|".join(("rater", *OWNER_KEYS, *RATER_KEYS))
+        forms = dict.fromkeys((self.subject, people.listed(self.subject)))
+        names = "|".join(re.escape(each) for form in forms for each in (html.escape(form), form))
+        flag = "i" if "@" in self.subject else ""
+        name = f"(?:(?:{'|'.join(people.TOOLS)}):)?(?{flag}:{names})"
+        keys = "|".join((*people.OWNER_KEYS, *people.RATER_KEYS))
         self._named = re.compile(
             rf"\b(?:{keys}){_QUOTE}*\s*[:=]\s*{_QUOTE}*{name}(?![\w-])|>\s*{name}\s*<|\b(?:rater|owner) {name}(?![\w-])"
         )
@@ -51,13 +54,13 @@ class Traces:
         """Note the texts of rows that the subject owns; of a rater, they are not theirs."""
         for row in rows:
             key = prompt_key(row["prompt"])
-            if self.subject in (row.get("owner"), key):
+            if key == self.subject or people.is_of(self.subject, row.get("owner")):
                 self.prompts.add(key)
                 texts = [turn["content"] for turn in row["prompt"]] + [row[name] for name in _TEXTS if row.get(name)]
                 self.runs.update(run for text in texts for run in _runs(text))
 
     def in_row(self, row: Mapping[str, Any]) -> bool:
-        if self.subject in (row.get("rater"), row.get("owner")):
+        if any(people.is_of(self.subject, row.get(key)) for key in ("rater", "owner")):
             return True
         prompt = row.get("prompt")
         return isinstance(prompt, list) and prompt_key(prompt) in {self.subject, *self.prompts}
@@ -87,9 +90,13 @@ class Traces:
             return True
         try:
             rows = (row for part in parts(path) for row in part.open(Counter()))
-            return any(self.in_text(json.dumps(row.value, ensure_ascii=False)) for row in rows if isinstance(row, Row))
+            return any(self._in_given(row.value) for row in rows if isinstance(row, Row))
         except BadFileError:
             return False
+
+    def _in_given(self, row: Mapping[str, Any]) -> bool:
+        named = any(people.is_of(self.subject, name) for name in people.everyone(row))
+        return named or self.in_text(json.dumps(row, ensure_ascii=False))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -45,6 +45,7 @@ def test_opting_out_reaches_shards_and_names_tables_and_versions(toy: Path, caps
     rows = [vote(1, "ann"), vote(2, "bob")]
     shutil.rmtree("data/raw", ignore_errors=True)
     write_table(to_table(rows, Preference), Path("data/raw/preferences/votes.parquet"))
+    write_table(pa.Table.from_pylist([{"id": "v1"}, {"id": "v2"}]), Path("data/prepared/pairs/train/votes.parquet"))
     fresh = Path("fresh.jsonl")
     row = {"prompt": "Hi", "reply_a": "x", "reply_b": "y", "choice": "a"}
     fresh.write_text("".join(json.dumps({**row, "rater": name}) + "\n" for name in ("ann", "eve")))
@@ -57,12 +58,18 @@ def test_opting_out_reaches_shards_and_names_tables_and_versions(toy: Path, caps
     assert forget.main(["ann", "--look"]) == 0
     looked = capsys.readouterr().out
     assert "main: 1 rows in data/raw/preferences, source votes" in looked
+    assert "main: 1 rows in data/prepared\n" in looked
     assert f"main: 1 rows in shard {taken.sha256[:12]}\n" in looked
+    nowhere = "data/sealed, data/runs/ingest/kept, data/runs/prepare/kept, data/quarantine, data/held"
+    assert f"main: no row of theirs in {nowhere}\n" in looked
     assert "policy version 1: preferences: 1 rows" in looked
     assert "policy version 2: none of their rows" in looked
     assert "policy version 3: preferences: not in the DVC cache, unknown" in looked
     assert not OptOuts.read(toy / "data").hashes
     assert [entry["rows"] for _, entry in shards.accepted(toy / "data")] == [2]
+
+    assert forget.main(["nobody@corp.com", "--look"]) == 0
+    assert "data/shards, data/held: nobody is known here by this name" in capsys.readouterr().out
 
     assert forget.main(["ann"]) == 0
     said = capsys.readouterr().out

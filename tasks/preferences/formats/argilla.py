@@ -5,6 +5,7 @@ from typing import Any
 
 from tasks.preferences.formats.answers import Answer, records, task
 from tasks.preferences.formats.building import Dropped, Format, Found, Value, is_number
+from tasks.preferences.people import of_tool
 from tasks.preferences.screen import RefusedError
 
 _DONE = ("submitted", None)
@@ -69,7 +70,7 @@ def _records(fields: Value, responses: list[Response], source: str) -> list[Any]
     of_user: dict[str, list[Answer]] = {}
     dropped: dict[tuple[str, str], Dropped] = {}
     for number, (question, value, user, status) in enumerate(responses):
-        who = f"argilla:{user}" if user else f"argilla:unknown-{number}"
+        who = of_tool("argilla", user) or f"argilla:unknown-{number}"
         if status not in _DONE:
             dropped[who, str(status)] = Dropped("discarded" if status == "discarded" else "draft")
         elif value is not None:

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 from tasks.preferences import dialogue
 from tasks.preferences.canonical import is_of_a_vote
+from tasks.preferences.people import VOTER_KEYS, person
 from tasks.preferences.screen import RefusedError
 from tasks.records import Demonstration, Feedback, Message, Preference, Record, prompt_key, row_id, signal_weight
 
@@ -34,8 +35,6 @@ PAIRS = (
     ("response_j", "response_k"),
 )
 CONTEXT = ("system", "system_prompt", "history", "input")  # what a prompt may say beside its question
-_RATERS: tuple[str, ...] = ("rater", "rater_id", "annotator_index", "annotator_id", "annotator", "worker_id", "worker")
-_RATERS += ("labeler", "labeller")
 MOST_REPLIES = 64  # of a ranking: it gives 2,016 pairs
 
 
@@ -217,7 +216,7 @@ def _earlier(history: Any) -> list[Message]:
 
 def vote_of(row: Value) -> Value:
     """What a row says of its vote, by the names of our own records and others': rater, confidence, weight, time."""
-    found: Value = {"rater": next((name for key in _RATERS if (name := person(row.get(key)))), None)}
+    found: Value = {"rater": next((name for key in VOTER_KEYS if (name := person(row.get(key)))), None)}
     confidence, weight, seconds = (row.get(key) for key in ("confidence", "weight", "seconds"))
     if is_number(confidence) and 0 <= confidence <= 1:
         found["confidence"] = float(confidence)
@@ -229,17 +228,7 @@ def vote_of(row: Value) -> Value:
     return found | ({"created_at": created} if created else {})
 
 
-def person(who: Any) -> str | None:
-    """Whoever voted, by a text or whole number; an e-mail address only as its hash. None where that says nobody."""
-    if isinstance(who, float) and who.is_integer():
-        who = int(who)
-    if isinstance(who, bool) or not isinstance(who, str | int):
-        return None
-    name = str(who).strip()
-    return (row_id("rater", name.casefold()) if "@" in name else name) or None
-
-
-VOTE = frozenset({*_RATERS, "confidence", "weight", "seconds", "created_at"})
+VOTE = frozenset({*VOTER_KEYS, "confidence", "weight", "seconds", "created_at"})
 
 
 def sides(row: Value, key_a: str, key_b: str, choice: str) -> tuple[str, str]:

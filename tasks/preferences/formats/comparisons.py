@@ -21,6 +21,7 @@ from tasks.preferences.formats.building import (
     one_of,
     sides,
 )
+from tasks.preferences.people import of_tool
 from tasks.preferences.screen import RefusedError, check_text
 from tasks.records import Message
 
@@ -75,7 +76,7 @@ def summaries(row: Value, source: str) -> Found:
         raise RefusedError("dangling_label" if len(found) < 2 else "label_count")
     reply_a, reply_b = (text(item, "text").strip() for item in found)
     worker = row.get("worker")
-    rater = f"worker:{worker}" if isinstance(worker, str) and worker else None
+    rater = of_tool("worker", worker) if isinstance(worker, str) else None
     return [compare(_post(row.get("info")), reply_a, reply_b, choice, source, rater)]
 
 
@@ -120,7 +121,7 @@ def arena(row: Value, source: str) -> Found:
             return [Dropped("histories_differ")]
         raise RefusedError("prompt_mismatch")
     judge = row.get("judge") or row.get("evaluation_session_id")
-    rater = f"arena:{judge}" if isinstance(judge, str) else None
+    rater = of_tool("arena", judge) if isinstance(judge, str) else None
     created = moment(row.get("tstamp")) or moment(row.get("timestamp"))
     return [compare(prompt_a, reply_a, reply_b, choice, source, rater, created_at=created)]
 

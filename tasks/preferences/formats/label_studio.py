@@ -3,7 +3,8 @@
 from typing import Any
 
 from tasks.preferences.formats.answers import Answer, Task, records, task
-from tasks.preferences.formats.building import Dropped, Format, Found, Value, is_number, moment, person
+from tasks.preferences.formats.building import Dropped, Format, Found, Value, is_number, moment
+from tasks.preferences.people import LABEL_STUDIO, of_tool
 from tasks.preferences.screen import RefusedError
 
 _META = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "annotator_email"}
@@ -35,8 +36,8 @@ def _annotation(annotation: Any, shown: Task, source: str) -> list[Any]:
     answers = [answer for result in annotation["result"] if isinstance(result, dict) for answer in _answers(result)]
     if not answers:
         return [Dropped("unanswered")]
-    who = annotation.get("completed_by")
-    return records(shown, answers, source, _rater(who), **_origin(annotation))
+    rater = of_tool(LABEL_STUDIO, annotation.get("completed_by")) or ""
+    return records(shown, answers, source, rater, **_origin(annotation))
 
 
 def _answers(result: Value) -> list[Answer]:
@@ -77,7 +78,8 @@ def label_studio_min(row: Value, source: str) -> Found:
     for name, value in fields.items():
         if name not in shown_names and isinstance(value, str | int | float) and not isinstance(value, bool):
             answers.append(Answer(name, "rating" if is_number(value) else "choice", value))
-    return records(shown, answers, source, _rater(row.get("annotator")), **_origin(row))
+    rater = of_tool(LABEL_STUDIO, row.get("annotator_email") or row.get("annotator")) or ""
+    return records(shown, answers, source, rater, **_origin(row))
 
 
 def _column(name: str, value: Any) -> list[Answer]:
@@ -92,11 +94,6 @@ def _column(name: str, value: Any) -> list[Answer]:
                 if key in item:
                     found += _answers({"type": kind, "value": item, "from_name": name})
     return found
-
-
-def _rater(who: Any) -> str:
-    name = person(who.get("id", who.get("email")) if isinstance(who, dict) else who)
-    return f"label-studio:{name}" if name else ""
 
 
 def _origin(row: Value) -> Value:

@@ -6,6 +6,7 @@ name that tells its side (1 of response_1). So 0 and 1 beside response_a and res
 
 from tasks.preferences.formats import answers
 from tasks.preferences.formats.building import VOTE, Dropped, Format, Found, Value, compare, prompt_of, sides, vote_of
+from tasks.preferences.people import person
 from tasks.preferences.screen import RefusedError
 
 _VERDICTS: tuple[str, ...] = ("choice", "preference", "preferred", "winner", "verdict", "vote", "label", "better")
@@ -25,7 +26,7 @@ def votes(row: Value, source: str) -> Found:
     reply_a, reply_b = sides(row, *names, choice)
     judge = row.get("judge")
     more = vote_of(row)
-    more["rater"] = more["rater"] or (judge if isinstance(judge, str) else None)
+    more["rater"] = more["rater"] or (person(judge) if isinstance(judge, str) else None)
     return [compare(turns, reply_a, reply_b, choice, source, **more)]
 
 

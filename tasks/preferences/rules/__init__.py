@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import AwareDatetime
 
-from tasks.preferences import confusables
+from tasks.preferences import confusables, people
 from tasks.preferences.rules import (
     control,
     language,
@@ -96,7 +96,7 @@ class Rules:
 
     def judge(self, records: list[Record], value: Mapping[str, Any], warnings: Counter[str]) -> list[Record]:
         """The records of a row as they may be kept. Raises RefusedError."""
-        owner = next(opt_outs.named(value), None)
+        owner = next(people.named(value), None)
         if owner is not None:
             records = [record if record.owner else replace(record, owner=owner) for record in records]
         row = Row(records, value)

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tasks.preferences import people
 from tasks.preferences.rules.row import Row, RuleError
 from tasks.records import Record, prompt_key
 
 FILE = "opt_outs.json"
-OWNER_KEYS = ("owner", "user_id", "author_id")  # of a row, whatever its format: who wrote the prompt
-RATER_KEYS = ("annotator", "annotator_id", "worker_id", "rater_id")
-_MAX_ID = 256  # characters: what is longer is no name of a person
 
 
 class OptedOutError(RuleError):
@@ -41,10 +39,15 @@ class OptOuts:
             raise ValueError(f"{path}: not a list of opt-outs ({error!r}); restore it with git") from None
 
     def hash(self, subject: str) -> str:
-        return hashlib.sha256(f"{self.salt}\0{subject}".encode("utf-8", "replace")).hexdigest()
+        """Of the form in which a subject is listed."""
+        return self._hash(people.listed(subject))
 
-    def holds(self, subject: str) -> bool:
-        return self.hash(subject) in self.hashes
+    def holds(self, name: str) -> bool:
+        """Whether somebody is listed, by a name in whatever form a row has it."""
+        return any(self._hash(form) in self.hashes for form in people.forms(name))
+
+    def _hash(self, text: str) -> str:
+        return hashlib.sha256(f"{self.salt}\0{text}".encode("utf-8", "replace")).hexdigest()
 
 
 def check(opt_outs: OptOuts, row: Row) -> None:
@@ -56,12 +59,4 @@ def subjects(record: Record, value: Mapping[str, Any]) -> Iterator[str]:
     """Everyone whom a row belongs to: its rater, its owner, its prompt, and whoever its own keys name."""
     yield prompt_key(record.prompt)
     yield from (str(getattr(record, name)) for name in ("rater", "owner") if getattr(record, name, None))
-    yield from named(value, (*OWNER_KEYS, *RATER_KEYS))
-
-
-def named(value: Mapping[str, Any], keys: tuple[str, ...] = OWNER_KEYS) -> Iterator[str]:
-    """The people whom a row names under these keys."""
-    for key in keys:
-        name = value.get(key)
-        if isinstance(name, str | int) and not isinstance(name, bool) and 0 < len(str(name)) <= _MAX_ID:
-            yield str(name)
+    yield from people.everyone(value)

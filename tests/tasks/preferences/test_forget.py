@@ -1,5 +1,6 @@
 """Opting out: what is found, what is taken out of shards, and that a run hears nothing of it any more."""
 
+import hashlib
 import json
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,9 @@ from tasks import ingest
 from tasks.adapters.telemetry import FileTracker
 from tasks.files import write_json
 from tasks.preferences import forget, shards
+from tasks.preferences.people import VOTER_KEYS, person
 from tasks.preferences.rules.opt_outs import OptOuts
+from tasks.preferences.traces import Traces
 from tasks.records import prompt_key, read_table
 
 WORLD = {"num_demonstrations": 10, "num_preferences": 10, "num_raters": 2, "length_bias": 0.0}
@@ -157,3 +160,70 @@ def test_demonstrations_made_of_preferred_replies_follow_the_style_guide(data: P
     assert taken("refuse") == ({}, [None], ["u7"])
     assert taken("off") == ({}, [None, None], [None, "u7"])
     assert read_table(data / "raw/preferences").num_rows == 2
+
+
+ANN = "Ann@Corp.com"
+PAIR = {"prompt": "Question 1", "chosen": "Yes.", "rejected": "No."}
+
+
+def answered(who: Any) -> dict[str, Any]:
+    result = {"type": "pairwise", "from_name": "p", "to_name": "a", "value": {"selected": "left"}}
+    shown = {"prompt": "Question 1", "answer1": "Yes.", "answer2": "No."}
+    return {"id": 1, "data": shown, "annotations": [{"id": 1, "completed_by": who, "result": [result]}]}
+
+
+ARENA = {
+    f"conversation_{side}": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": side * 3}]
+    for side in "ab"
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "subject"),
+    [
+        *(({**PAIR, key: ANN}, ANN) for key in VOTER_KEYS),
+        (vote(1, rater=ANN), ANN.lower()),
+        (vote(1, owner=ANN), ANN.lower()),
+        (vote(1, rater=person(ANN)), ANN),
+        (answered({"id": 5, "email": ANN}), ANN),
+        (answered({"id": 5, "email": ANN}), f"label-studio:{ANN}"),
+        (answered(5), "5"),
+        (answered(5), "label-studio:5"),
+        (answered(ANN), ANN),
+        ({"fields": {"prompt": "Hi", "response-1": "Yes.", "response-2": "No."}}
+         | {"responses": {"preference": [{"value": ["response-1", "response-2"], "user_id": ANN}]}}, ANN),
+        ({**ARENA, "winner": "model_a", "judge": ANN}, ANN),
+        ({"prompt": "Hi", "response_a": "Yes.", "response_b": "No.", "winner": "a", "judge": ANN}, ANN),
+        ({"prompt": "Hi", "response": "Yes.", "label": True, "worker": ANN}, ANN),
+    ],
+)  # fmt: skip
+def test_a_subject_is_found_and_refused_in_every_form(data: Path, row: dict[str, Any], subject: str) -> None:
+    put(data, "votes.jsonl", [row])
+    assert run(data, "votes.jsonl")["accepted"] == 1
+    tables = sorted((data / "raw").glob("*/*.parquet"))
+    dataset = "feedback" if "label" in row else "preferences"
+    assert forget.count([path for path in tables if path.parent.name == dataset], subject) == {"votes": 1}
+    assert forget.count(tables, "somebody@corp.com") == {}
+    assert Traces(subject).in_input(data / "inputs/votes.jsonl")
+    fresh = put(data, "fresh.jsonl", [row])
+    shard = shards.accept(fresh, data)
+    assert forget.in_shards(data, subject) == {shard.sha256: 1}
+    opt_out(data, subject)
+    assert run(data, "votes.jsonl")["quarantined"] == {"total": 2, "opted_out": 2}
+
+
+def test_who_is_known_by_an_address_is_refused_by_an_id_too(data: Path) -> None:
+    put(data, "votes.jsonl", [answered({"id": 5, "email": ANN})])
+    for subject in ("5", "label-studio:5"):
+        opt_out(data, subject)
+        assert run(data, "votes.jsonl")["quarantined"] == {"total": 1, "opted_out": 1}
+    for other in ("label-studio:6", "argilla:5", "55", "bob@corp.com"):
+        opt_out(data, other)
+        assert run(data, "votes.jsonl")["accepted"] == 1
+
+
+def test_a_list_with_addresses_as_they_are_still_counts(data: Path) -> None:
+    plain = hashlib.sha256(b"salt\0ann@corp.com").hexdigest()
+    write_json(data / "opt_outs.json", {"salt": "salt", "hashes": [plain]})
+    put(data, "votes.jsonl", [{**PAIR, "annotator": "ann@corp.com"}])
+    assert run(data, "votes.jsonl")["quarantined"] == {"total": 1, "opted_out": 1}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.preferences.formats import FORMATS, Dropped, detect
+from tasks.preferences.people import person
 from tasks.preferences.screen import BadFileError, RefusedError
 from tasks.records import Demonstration, Feedback, Preference, read_table
 from tests.tasks.preferences import examples
@@ -23,6 +24,7 @@ def won(record: Preference) -> str:
     return record.reply_a if record.choice == "a" else record.reply_b
 
 
+ANN = f"label-studio:{person('ann@example.org')}"
 PAIRED = set(EXAMPLES) - {"canonical_feedback", "rankings", "oasst_messages", "helpsteer", "sharegpt", "alpaca"}
 
 
@@ -489,7 +491,7 @@ def answered(**values: Any) -> dict[str, Any]:
 )
 def test_label_studio_answers(value: dict[str, Any], choice: str) -> None:
     (record,) = convert("label_studio", answered(**value))
-    assert (record.choice, record.reply_a, record.rater) == (choice, "Go.", "label-studio:3")
+    assert (record.choice, record.reply_a, record.rater) == (choice, "Go.", ANN)
     assert (record.seconds, record.created_at) == (4.288, "2024-03-09T22:16:08.728353Z")
 
 
@@ -504,14 +506,14 @@ def test_label_studio_ranker_ratings_and_single_replies() -> None:
         for n in (1, 2)
     ]
     (record,) = convert("label_studio", stars)
-    assert (won(record), record.rater) == ("Hello.", "label-studio:3")
+    assert (won(record), record.rater) == ("Hello.", ANN)
     assert json.loads(record.scores)["helpfulness"][record.reply_a == "Go."] == 2
     for kind, value, desirable in (("rating", 5, True), ("rating", 1, False), ("choices", ["Good"], True)):
         single = answered(**{kind: {kind: value}})
         single["data"] = {"prompt": "Hi", "response": "Hello."}
         (record,) = convert("label_studio", single)
         assert isinstance(record, Feedback)
-        assert (record.desirable, record.signal, record.rater) == (desirable, "explicit", "label-studio:3")
+        assert (record.desirable, record.signal, record.rater) == (desirable, "explicit", ANN)
 
 
 def asked(*questions: tuple[str, Any], data: dict[str, Any] | None = None) -> list[Any]:
