@@ -14,9 +14,9 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks import world, world_steps
 from tasks.adapters import stage
@@ -72,11 +72,22 @@ class HubSource(FileSource):
 
     kind: Literal["hub"]  # type: ignore[assignment]
     path: str  # "owner/name"
-    revision: Annotated[str, Field(min_length=1)]  # a commit: what is not pinned cannot be reproduced
+    revision: Annotated[str, Field(min_length=1)]  # a commit, in full; of a local folder the content itself counts
     split: str = "train"
     config: str | None = None
 
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if not _COMMIT.fullmatch(self.revision) and not Path(self.path).is_dir():
+            raise ValueError(
+                f"revision = {self.revision!r}: not a full commit hash (40 hex digits): a branch or a tag moves, and the "
+                f"data with it; `huggingface_hub.dataset_info({self.path!r}, revision={self.revision!r}).sha` says it, "
+                "and so does `Files and versions` on the dataset's page"
+            )
+        return self
 
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 AnySource = WorldSource | StepsSource | FileSource | HubSource
 CODE = ("ingest", "evaluation/refusals", "preferences", "records", "world", "world_steps")  # what judges and makes rows
 

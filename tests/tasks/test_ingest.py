@@ -184,6 +184,10 @@ def test_two_sources_of_one_name_are_refused(data: Path) -> None:
     [
         ({"kind": "hub", "path": "owner/name"}, "revision"),
         ({"kind": "hub", "path": "owner/name", "revision": ""}, "revision"),
+        *(
+            ({"kind": "hub", "path": "owner/name", "revision": name}, r"full commit hash .*dataset_info\('owner/name'")
+            for name in ("main", "v1.0", "7ae5576", "refs/convert/parquet")
+        ),
         ({"kind": "file", "path": "a", "format": "xml"}, "unknown; give auto or one of canonical_"),
         ({"kind": "file", "path": "a", "demonstrations": "all"}, "demonstrations"),
         ({"kind": "ftp"}, "kind"),
@@ -192,6 +196,11 @@ def test_two_sources_of_one_name_are_refused(data: Path) -> None:
 def test_impossible_sources_are_refused_with_the_params(source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         params(source)
+
+
+def test_a_name_of_the_hub_is_pinned_and_a_folder_is_hashed(data: Path) -> None:
+    params({"kind": "hub", "path": "owner/name", "revision": "7ae557604adf67be50417f59c2c2f167def9a775"})
+    params({"kind": "hub", "path": str(data), "revision": "main"})
 
 
 @pytest.mark.parametrize(
