@@ -111,7 +111,7 @@ def _made(data: Path, subject: str, traces: Traces) -> Iterator[tuple[str, int]]
     for name in KEPT:
         if rows := sum(forget.count(sorted((data / name).rglob("*.parquet")), subject, ids).values()):
             yield name, rows
-    refused = [path.read_text(encoding="utf-8").splitlines() for path in sorted((data / "quarantine").glob("*.jsonl"))]
+    refused = [path.read_text(encoding="utf-8").splitlines() for path in sorted((data / "quarantine").rglob("*.jsonl"))]
     if rows := sum(traces.in_text(line) for lines in refused for line in lines):
         yield "quarantine", rows
 

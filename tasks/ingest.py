@@ -33,7 +33,7 @@ from tasks.preferences.rules import FILES, Rules, RulesOptions
 from tasks.preferences.settle import Settler
 from tasks.preferences.shelf import code_version
 from tasks.preferences.sources import Source, read
-from tasks.preferences.staging import Staging, Tally, publish
+from tasks.preferences.staging import REQUEUE, Staging, Tally, publish
 from tasks.records import DATASETS, Record, content_hash
 
 
@@ -80,9 +80,9 @@ class HubSource(FileSource):
     def _pinned(self) -> Self:
         if not _COMMIT.fullmatch(self.revision) and not Path(self.path).is_dir():
             raise ValueError(
-                f"revision = {self.revision!r}: not a full commit hash (40 hex digits): a branch or a tag moves, and the "
-                f"data with it; `huggingface_hub.dataset_info({self.path!r}, revision={self.revision!r}).sha` says it, "
-                "and so does `Files and versions` on the dataset's page"
+                f"revision = {self.revision!r}: not a full commit hash (40 hex digits): a branch or a tag moves, and "
+                f"the data with it; `huggingface_hub.dataset_info({self.path!r}, revision={self.revision!r}).sha` says "
+                "it, and so does `Files and versions` on the dataset's page"
             )
         return self
 
@@ -121,15 +121,18 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
             readings, basis, staging, index, runs / "kept", partial(_hold_out, params, data, index, settler)
         )
     with tracker.phase("publish"):
-        publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
+        num_requeued = publish(staging, index.contradicted, tallies, data / "raw", data / "quarantine")
     for folder in ("staged", "index"):
         shutil.rmtree(runs / folder)
     if said := _dated_ahead(data / "raw"):
         sys.stderr.write(f"ingest: WARNING: {said}\n")
+    if num_requeued:
+        sys.stderr.write(f"ingest: {num_requeued} pairs are to be voted on again: {data / 'quarantine' / REQUEUE}\n")
     identities = {each.name: each.identity for each in readings}
     if said := rejudged.report(runs, data / "quarantine", rules.key, identities):
         sys.stderr.write(f"ingest: {said}\n")
     return _metrics(tallies) | {
+        "requeued": num_requeued,
         "rules": rules.report(),
         "held_out": index.held_out,
         "clusters": settler.report(),

@@ -23,8 +23,8 @@ from tasks.preferences.plain import MAX_DEPTH
 
 __all__ = ["MAX_DEPTH", "RULE_VERSION", "BadFileError", "RefusedError", "open_unpacked"]
 
-# Refusals that say nothing of quality: what was said before, or was not said at all.
-REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate"})
+# Refusals that say nothing of quality: what was said before, or by another rubric, or was not said at all.
+REPEATS = frozenset({"exact_duplicate", "duplicate_swapped", "near_duplicate", "rubric_changed"})
 REPEATS |= {"discarded", "draft", "unanswered", "neutral", "histories_differ", "unranked", "single_reply"}
 MAX_ROW_BYTES = 4 << 20
 MAX_DIGITS = 19  # what a 64-bit integer holds

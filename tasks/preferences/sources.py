@@ -18,6 +18,7 @@ from tasks.preferences.grouped import grouped
 from tasks.preferences.keys import key_of
 from tasks.preferences.prints import Print, Prints
 from tasks.preferences.rules import Rules
+from tasks.preferences.rules.provenance import AskAgainError
 from tasks.preferences.screen import REPEATS, BadFileError, Refusal, RefusedError, Row
 from tasks.preferences.staging import Staging, Tally
 from tasks.records import DATASETS, Demonstration, Feedback, Preference, Prompt, Record, prompt_key, row_id
@@ -66,6 +67,8 @@ def read(source: Source, staging: Staging, index: Index) -> Tally:
             for row in batch
         ]
         refusals = [row for row in found if isinstance(row, Refusal)]
+        if again := [pair for each in verdicts if isinstance(each, AskAgainError) for pair in each.pairs]:
+            staging.ask_again(source.name, again)
         prints = made[1] if made else None
         refusals += _settle(
             [row for row in found if not isinstance(row, Refusal)], prints, source, staging, index, tally

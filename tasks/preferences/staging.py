@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.preferences import requeue
 from tasks.preferences.keys import row_key
 from tasks.preferences.screen import Refusal, Row
 from tasks.preferences.shelf import share
@@ -27,6 +28,8 @@ PART = 5  # groups in a file: what a later contradiction makes us write again
 MOST_NAMED = 12  # fields that a format does not read
 _ORIGIN = pa.schema([("key", pa.uint64()), ("line", pa.int64()), ("byte_offset", pa.int64()), ("sha256", pa.string())])
 _OPTIONS = {"compression": "zstd", "write_page_checksum": True}
+_LINES = ("quarantine", "requeue")  # folders of files that grow line by line
+REQUEUE = "requeue/pairs.jsonl"  # of the quarantine; not beside the files of refused rows
 Pending = list[tuple[Record, Row | None]]
 
 
@@ -67,7 +70,8 @@ class Staging:
         self._pending: dict[tuple[str, str], Pending] = {}
         self._written: Counter[tuple[str, str]] = Counter()  # groups
         self._writers: dict[tuple[str, str], list[pq.ParquetWriter]] = {}
-        (folder / "quarantine").mkdir(parents=True)
+        for name in _LINES:
+            (folder / name).mkdir(parents=True)
 
     def add(self, source: str, dataset: str, record: Record, row: Row | None = None) -> None:
         pending = self._pending.setdefault((dataset, source), [])
@@ -79,6 +83,10 @@ class Staging:
         with (self.folder / "quarantine" / f"{source}.jsonl").open("a", encoding="utf-8") as file:
             for refusal in refusals:
                 file.write(json.dumps(asdict(refusal), sort_keys=True) + "\n")
+
+    def ask_again(self, source: str, pairs: Iterable[Preference]) -> None:
+        with (self.folder / "requeue" / f"{source}.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(f"{requeue.line(pair)}\n" for pair in pairs)
 
     def finish(self, source: str) -> None:
         """Write what is pending of a source."""
@@ -116,12 +124,12 @@ class Staging:
     def keep(self, source: str, folder: Path) -> None:
         """Link the finished files of a source to a folder, from where `adopt` takes them."""
         files = [path for name in (*DATASETS, "origin") for path in self.parts(name, source)]
-        quarantine = self.folder / "quarantine" / f"{source}.jsonl"
-        for path in [*files, quarantine] if quarantine.exists() else files:
+        lines = (self.folder / name / f"{source}.jsonl" for name in _LINES)
+        for path in (*files, *(path for path in lines if path.exists())):
             _share(path, folder / path.relative_to(self.folder))
 
     def adopt(self, folder: Path) -> None:
-        for name in (*DATASETS, "origin", "quarantine"):
+        for name in (*DATASETS, "origin", *_LINES):
             for path in sorted((folder / name).glob("*")):
                 _share(path, self.folder / name / path.name)
 
@@ -151,10 +159,11 @@ class Staging:
 
 def publish(
     staging: Staging, contradicted: Collection[int], tallies: dict[str, Tally], raw: Path, quarantine: Path
-) -> None:
+) -> int:
     """Move what was staged to its place, less the rows that a later one contradicted.
 
-    Every dataset gets at least one file, every source a quarantine file where it has rows of its own.
+    Every dataset gets at least one file, every source a quarantine file where it has rows of its own. Returns how many
+    pairs are to be voted on again.
     """
     for name, tally in tallies.items():
         staging.drop(name, contradicted, tally)
@@ -162,6 +171,8 @@ def publish(
     for dataset, record in DATASETS.items():
         if not staging.parts(dataset):
             write_table(to_table([], record), staging.folder / dataset / "none.parquet")
+    asked = [path for name in tallies if (path := staging.folder / "requeue" / f"{name}.jsonl").exists()]
+    num_requeued = requeue.merge(asked, staging.folder / "quarantine" / REQUEUE) if asked else 0
     for folder, target in (
         *((staging.folder / dataset, raw / dataset) for dataset in DATASETS),
         (staging.folder / "quarantine", quarantine),
@@ -169,11 +180,12 @@ def publish(
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.replace(target)
+    return num_requeued
 
 
 def _share(path: Path, target: Path) -> None:
     """The same file under another name; a copy of what may still grow."""
-    if path.parent.name == "quarantine":
+    if path.parent.name in _LINES:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     else:

@@ -45,6 +45,7 @@ def data(tmp_path: Path) -> Path:
         "input": 510,
         "accepted": 500,
         "quarantined": {"total": 10, "type": 10},
+        "requeued": 77,
         "warnings": {"pii_redacted": 3},
         "sources": {HOSTILE: source},
     }
@@ -114,6 +115,7 @@ def test_the_page_stands_alone_and_shows_hostile_text_as_text(data: Path) -> Non
     assert "\u202e" not in text
     assert "&lt;script&gt;alert(1)" in text
     assert "⟨U+202E⟩" in text
+    assert "77 pairs are to be voted on again" in text
     for said in ("✕ uncovered", "Released by", "pii_redacted", "Mended or noticed", "too few rows"):
         assert said in text
     assert tags["svg"] >= 1

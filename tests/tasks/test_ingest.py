@@ -1,6 +1,7 @@
 """ingest: sources of params to raw tables, and errors that a person can act on."""
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -17,7 +18,7 @@ from tasks import ingest, prepare, validate, world
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.preferences import shards
-from tasks.preferences.rules import FILES
+from tasks.preferences.rules import FILES, RulesOptions
 from tasks.records import DATASETS, content_hash, read_table
 
 ROOT = Path(__file__).parents[2]
@@ -239,3 +240,48 @@ def test_as_a_process_a_bad_file_exits_2_with_one_line_and_a_good_one_reports(da
     report = json.loads((project / "data/reports/ingest.json").read_text())
     assert report["metrics"]["accepted"] == 30
     assert set(report["outputs"]) == {*(f"raw/{name}" for name in DATASETS), "quarantine"}
+
+
+def test_votes_by_an_older_rubric_are_queued_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "rubric.md").write_text("new")
+    old, new = (hashlib.sha256(text).hexdigest() for text in (b"old", b"new"))
+    versions = [{"sha256": sha256} for sha256 in (old, new)]
+    (data / "rubric_versions.json").write_text(json.dumps({"versions": versions}))
+    rows = [
+        {"prompt": f"Name river {n}.", "reply_a": f"Ask a{n}@b.org.", "reply_b": "No.", "choice": "a", "rater": rater}
+        | {"rubric": f"rubric@{(old, new)[n % 2][:12]}", "domain": "rivers", "seconds": 9.0}
+        for n in range(8)
+        for rater in ("ann", "bob")
+    ]  # fmt: skip
+    rows[0] |= {"cluster": "own"}
+    rows[8]["reply_a"] = (
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"  # of no use to anybody
+    )
+    source = put(data, "votes.jsonl", rows)
+    asked = params(source, rate=0.1)
+    asked = asked.model_copy(update={"rules": RulesOptions.model_validate({"rubric": {"old_votes": "requeue"}})})
+
+    def taken() -> tuple[dict[str, Any], bytes]:
+        with closing(FileTracker("ingest", data)) as tracker:
+            metrics = ingest.run(asked, data, tracker)
+        return metrics, (data / "quarantine/requeue/pairs.jsonl").read_bytes()
+
+    metrics, queue = taken()
+    assert metrics["quarantined"] == {"total": 8, "rubric_changed": 7, "secret": 1}
+    assert (metrics["accepted"], metrics["requeued"]) == (8, 4)
+    assert "4 pairs are to be voted on again" in capsys.readouterr().err
+    pairs = [json.loads(line) for line in queue.splitlines()]
+    assert [pair["prompt"][0]["content"] for pair in pairs] == [f"Name river {n}." for n in (0, 2, 4, 6)]
+    assert {pair["reply_a"] for pair in pairs} == {"Ask <email-1>."}
+    assert [pair.pop("cluster", None) for pair in pairs] == ["own", None, None, None]
+    what = {"domain": "rivers", "source": "votes", "rubric": f"rubric@{new[:12]}", "choice": None, "rater": None}
+    assert all(
+        pair.keys() == {"prompt", "reply_a", "reply_b", *what} and pair.items() >= what.items() for pair in pairs
+    )
+    assert taken() == (metrics, queue)  # from what is kept
+    shutil.rmtree(data / "runs")
+    assert taken() == (metrics, queue)
+    voted = put(data, "voted.jsonl", [{**pair, "choice": "b", "rater": "eve"} for pair in pairs])
+    assert run(data, voted, rate=0.0)["rows"]["preferences"] == 4
+    assert set(read_table(data / "raw/preferences")["rubric"].to_pylist()) == {f"rubric@{new[:12]}"}
+    assert not (data / "quarantine/requeue").exists()

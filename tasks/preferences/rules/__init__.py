@@ -71,6 +71,7 @@ class Rules:
     ) -> None:
         self._options, self._rubrics, self._style_guide = options, rubrics, style_guide
         self._checks = _checks(options, opt_outs, rubrics, declines)
+        self._requeues = options.rubric.old_votes == "requeue"
         # Under another key a row may fare otherwise.
         said = (RULES_VERSION, options.model_dump_json(), opt_outs.salt, *sorted(opt_outs.hashes), *rubrics.known)
         found = self.report()
@@ -90,6 +91,7 @@ class Rules:
     def until(self, taken: datetime) -> "Rules":
         """The same rules, for a file taken at that moment: nothing in it can be of a later day."""
         made = copy.copy(self)
+        made._requeues = False  # `ingest` reads the shard again and queues what is to be
         # A day is let pass, for clocks that differ.
         made._checks = [partial(provenance.check_latest, taken + timedelta(days=1)), *self._checks]
         return made
@@ -102,6 +104,8 @@ class Rules:
         row = Row(records, value)
         for check in self._checks:
             check(row)
+        if self._requeues:
+            provenance.check_requeue(self._rubrics, row)
         warnings.update(row.tags)
         return row.tagged()
 

@@ -35,6 +35,14 @@ class RubricOptions(Options):
     unknown: Mode = "warn"  # a hash that data/rubric_versions.json does not list
 
 
+class AskAgainError(RuleError):
+    """A vote by an older rubric; beside the reason, the pairs to be voted on again."""
+
+    @property
+    def pairs(self) -> list[Preference]:
+        return list(self.args[1])
+
+
 def check_latest(latest: datetime, row: Row) -> None:
     """Raises where a record is dated later."""
     dates = (getattr(record, "created_at", None) for record in row.records)
@@ -59,6 +67,11 @@ class Rubrics:
     present: str
     known: tuple[str, ...]
 
+    @property
+    def name(self) -> str | None:
+        """What a vote by the present rubric says of it."""
+        return f"{RUBRIC}@{self.present[:12]}" if self.present else None
+
     @classmethod
     def read(cls, data: Path) -> Self:
         """Raises ValueError where data/rubric_versions.json is not what it should be."""
@@ -78,9 +91,15 @@ def check_rubric(options: RubricOptions, rubrics: Rubrics, row: Row) -> None:
             continue
         if options.unknown != "off" and not any(known.startswith(named[1]) for known in rubrics.known if known):
             row.found(options.unknown, "schema_unknown")
-        elif options.old_votes == "requeue":
-            raise RuleError("rubric_changed")
         else:
             row.tags.add("rubric_changed")
             if options.old_votes == "down_weight" and isinstance(record, Preference):
                 row.records[place] = replace(record, weight=record.weight * options.weight)
+
+
+def check_requeue(rubrics: Rubrics, row: Row) -> None:
+    """Raises for a vote by an older rubric, with its texts as other rules left them: so it is asked last."""
+    if "rubric_changed" in row.tags:
+        rubric = rubrics.name
+        pairs = [replace(record, rubric=rubric) for record in row.records if isinstance(record, Preference)]
+        raise AskAgainError("rubric_changed", pairs)

@@ -227,3 +227,14 @@ def test_a_list_with_addresses_as_they_are_still_counts(data: Path) -> None:
     write_json(data / "opt_outs.json", {"salt": "salt", "hashes": [plain]})
     put(data, "votes.jsonl", [{**PAIR, "annotator": "ann@corp.com"}])
     assert run(data, "votes.jsonl")["quarantined"] == {"total": 1, "opted_out": 1}
+
+
+def test_a_fresh_shard_brings_votes_by_an_older_rubric_in_for_ingest_to_queue(data: Path) -> None:
+    (data / "rubric_versions.json").write_text(json.dumps({"versions": [{"sha256": "b" * 64}]}))
+    requeue = ingest.RulesOptions.model_validate({"rubric": {"old_votes": "requeue"}})
+    rules = ingest.Rules.read(requeue, data)
+    taken = shards.accept(put(data, "a.jsonl", [vote(1, rubric=f"rubric@{'b' * 12}")]), data, 0.0, rules)
+    assert taken.rows == 1
+    put(data, "b.jsonl", [vote(2)])
+    metrics = run(data, "b.jsonl", rubric={"old_votes": "requeue"})
+    assert (metrics["accepted"], metrics["requeued"]) == (1, 1)
