@@ -123,12 +123,16 @@ def _on_dataset(
     from tasks.rlhf.train_on_feedback import train_on_feedback
     from tasks.rlhf.train_on_pairs import train_on_pairs
 
-    pairs = dataset.read_pairs(data / "prepared/pairs/train", data / "collected/train.parquet")
+    given = data / "prepared/pairs/train"
+    pairs = dataset.read_pairs(given, data / "collected/train.parquet")
+    real, planted = ([pair for pair in pairs if pair.planted is kind] for kind in (False, True))
+    judged = feedback.read(data / "prepared/feedback/train") if algorithm.unpaired else []
+    if not real and not judged:
+        nothing = "comparisons and no replies judged one by one" if algorithm.unpaired else "comparisons"
+        raise ValueError(f"{given}: no {nothing}; check the sources of ingest and the shares of prepare")
     with tracker.phase("train"):
         if algorithm.unpaired:
-            real, planted = ([pair for pair in pairs if pair.planted is kind] for kind in (False, True))
             # Apart, so that the reference point is not measured on noise after everybody's prompt.
-            judged = feedback.read(data / "prepared/feedback/train")
             rows = feedback.from_pairs(real, judged) + (feedback.from_pairs(planted) if planted else [])
             train_on_feedback(policy, reference.logprobs, rows, algorithm, params.seed, tracker)
         else:
@@ -137,7 +141,7 @@ def _on_dataset(
     with tracker.phase("measure"):
         told = _canary(params, algorithm, policy, reference, tokenizer, data)
     return {
-        "num_pairs": sum(not pair.planted for pair in pairs),
+        "num_pairs": len(real),
         **({"num_feedback": len(judged)} if algorithm.unpaired else {}),
         "final_loss": last["loss"],
         "implicit_accuracy": last["implicit_accuracy"],

@@ -52,6 +52,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     if learns_from_rewards:
         objective |= decides(options, data / "inputs") | tools.decide(data / "inputs") | generation.decide()
     write_json(data / "objective.json", objective)
+    (data / "models/reward").mkdir(parents=True, exist_ok=True)  # its hash is reported, where nothing trained one, too
     return {"num_reward_models": len(members)}
 
 

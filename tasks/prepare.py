@@ -27,7 +27,7 @@ from tasks.preferences.parts import Counts, Parts
 from tasks.preferences.rater_options import RaterOptions, Weighting
 from tasks.preferences.shelf import Shelf, code_version
 from tasks.preferences.tables import batches
-from tasks.records import DATASETS, content_hash, forget_environment
+from tasks.records import DATASETS, content_hash, forget_environment, read_table
 from tasks.rlhf.options import ModelOptions
 from tasks.world import WorldParams
 
@@ -112,7 +112,7 @@ def _plant(data: Path, parts: Parts, pairs: Counts, shares: Mapping[str, float])
             for side, n in wanted.items()
         )
         noted[fold] = {"planted": [row["id"] for row in planted], "held_out": [row["id"] for row in held_out]}
-        made = canary.comparisons(planted, pairs.weights.get(fold, 0.0))
+        made = canary.comparisons(planted, pairs.weights.get(fold) or _judged_weight(data, fold))
         number += parts.plant(fold, [asdict(each) for each in made])
     write_json(data / "prepared/canary.json", noted)
     return number
@@ -125,6 +125,11 @@ def _chosen(conversion: Conversion, rows: Sequence[Mapping[str, Any]], number: i
         row for row, each in zip(rows, obvious, strict=True) if conversion.has_room(each.prompt, each.true, each.ruined)
     )
     return canary.repeat(list(islice(fitting, number)), number)
+
+
+def _judged_weight(data: Path, fold: str) -> float:
+    """Of the replies judged one by one: what the canary is planted beside where there are no comparisons."""
+    return float(sum(read_table(data / f"prepared/feedback/{fold}", ["weight"])["weight"].to_pylist()))
 
 
 def _tokenizer(model: ModelOptions, demonstrations: Path, shares: Mapping[str, float]) -> tuple[Any, bool]:

@@ -90,6 +90,8 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         for outcome in found
         if outcome.severity == "critical" and not outcome.success
     ]
+    if not len(frames["preferences"]) and not len(frames["feedback"]):
+        failures.append("preferences, feedback: no row in either: nothing says which reply is better; give a source")
     if failures:
         raise stage.ContractError(f"{'; '.join(failures)}; see {docs}/index.html")
     with tracker.phase("hold"):

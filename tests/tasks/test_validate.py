@@ -108,6 +108,7 @@ def test_good_data_passes_and_data_docs_are_written(tmp_path: Path) -> None:
         (broken("solutions", steps=["a", " "]), r"between\(shortest_step_chars\)"),
         (broken("solutions", steps=["a", "b\nc"]), r"in_set\(steps_are_lines\)"),
         ({"demonstrations": []}, r"demonstrations: expect_table_row_count_to_be_between\(\) fails: observed 0"),
+        ({"preferences": [], "feedback": []}, r"preferences, feedback: no row in either: nothing says which reply is"),
     ],
 )
 def test_a_broken_contract_stops_with_expectation_rows_and_examples(
@@ -130,6 +131,13 @@ def test_a_warning_is_reported_and_stops_nothing(tmp_path: Path) -> None:
         "expect_column_mean_to_be_between(prefers_longer)": 0.0,
     }
     assert metrics["safety"]["empty"] is True
+
+
+def test_judged_replies_do_without_comparisons(tmp_path: Path) -> None:
+    write(tmp_path, preferences=[])
+    metrics = run(tmp_path)
+    assert metrics["preferences"]["warnings"] == {"expect_table_row_count_to_be_between()": 0}
+    assert (tmp_path / "contract.json").is_file()
 
 
 def test_a_hold_stops_with_its_own_error_until_it_is_released(tmp_path: Path) -> None:
