@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.costs import Plan
 from tasks.rlhf.advice import Facts
+from tasks.rlhf.passes import Lengths
 
 
 def gather(plan: Plan) -> Facts:
@@ -15,7 +16,8 @@ def gather(plan: Plan) -> Facts:
     labels = _metrics(data, "prepare").get("labels") or {}
     win_rate = evaluated.get("win_rate") or {}
     return Facts(
-        num_pairs=plan.rows.pairs["train"].rows + plan.rows.pairs["judge"].rows + plan.rows.pairs["dev"].rows,
+        num_pairs=_to_train_on(plan.rows.pairs) - plan.rows.planted,
+        num_judged=_to_train_on(plan.rows.feedback),
         test_share=plan.document["folds"]["test"],
         scored_share=_filled(data / "prepared/pairs/train", "scores"),
         checked_share=_filled(data / "prepared/prompts/train", "verifier"),
@@ -26,6 +28,10 @@ def gather(plan: Plan) -> Facts:
         win_rate=_interval(win_rate.get("gold") or win_rate.get("judge")),
         declined=(((evaluated.get("models") or {}).get("sft") or {}).get("declined_unsafe") or {}).get("low"),
     )
+
+
+def _to_train_on(rows: Mapping[str, Lengths]) -> float:
+    return sum(rows[fold].rows for fold in ("train", "judge", "dev") if fold in rows)
 
 
 def _metrics(data: Path, name: str) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tasks import world
-from tasks.rlhf.passes import Lengths
+from tasks.records import CANARY, read_table
+from tasks.rlhf.passes import Lengths, join
 from tasks.rlhf.workload import Rows
 
 FOLDS = ("train", "judge", "dev", "test")
@@ -17,6 +18,8 @@ FOLDS = ("train", "judge", "dev", "test")
 WORLD_PROMPTS, WORLD_SAFETY = 1208, 240
 WORLD_PROMPT, WORLD_REPLY, WORLD_PAIR_REPLY = 9.5, 17.5, 18.7
 STEPS_PROMPT, STEPS_REPLY = 17.0, 21.0
+JUDGED = frozenset({"feedback", "canonical_feedback"})  # formats of replies judged one by one
+SAMPLE = 256  # rows by which that is told
 CHARACTERS_PER_TOKEN = 4.0  # of English by a vocabulary of tens of thousands, a rule of thumb
 
 
@@ -48,19 +51,20 @@ def _prepared(folder: Path) -> Rows:
         demonstrations=demonstrations,
         pairs={fold: _lengths(folder / f"pairs/{fold}", "prompt_ids", "a_ids", "b_ids") for fold in FOLDS},
         prompts={fold: Lengths(each.rows, each.prompt, demonstrations.reply) for fold, each in prompts.items()},
-        solutions={
-            fold: _lengths(path, "prompt_ids", "reply_ids")
-            for fold in ("train", "test")
-            if (path := folder / f"solutions/{fold}").is_dir()
-        },
+        planted=sum(_sources(folder / f"pairs/{fold}")[CANARY] for fold in ("train", "judge")),
+        feedback=_of_folds(folder / "feedback", FOLDS),
+        solutions=_of_folds(folder / "solutions", ("train", "test")),
         conduct=_lengths(folder / "safety/test", "prompt_ids"),
     )
 
 
+def _of_folds(folder: Path, folds: Sequence[str]) -> dict[str, Lengths]:
+    found = {fold: folder / fold for fold in folds}
+    return {fold: _lengths(path, "prompt_ids", "reply_ids") for fold, path in found.items() if path.is_dir()}
+
+
 def _lengths(path: Path, prompt: str, *replies: str) -> Lengths:
     import pyarrow.compute as pc
-
-    from tasks.records import read_table
 
     table = read_table(path, [prompt, *replies])
 
@@ -73,10 +77,12 @@ def _lengths(path: Path, prompt: str, *replies: str) -> Lengths:
 
 def _simulated(data: Path) -> dict[str, int]:
     """Prompts of the simulated world in each fold: those that `collect` can ask for."""
-    import pyarrow.parquet as pq
+    return {fold: _sources(data / f"prepared/prompts/{fold}")[world.SOURCE] for fold in FOLDS}
 
-    sources = {fold: pq.read_table(data / f"prepared/prompts/{fold}", columns=["source"]) for fold in FOLDS}
-    return {fold: Counter(table["source"].to_pylist())[world.SOURCE] for fold, table in sources.items()}
+
+def _sources(path: Path) -> Counter[str]:
+    """Rows of a table by where they come from."""
+    return Counter(read_table(path, ["source"])["source"].to_pylist())
 
 
 def _with_collected(rows: Rows, document: Mapping[str, Any], simulated: Mapping[str, float]) -> Rows:
@@ -107,6 +113,7 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
     demonstrations: list[Lengths] = []
     pairs: list[Lengths] = []
     solutions: list[Lengths] = []
+    judged: list[Lengths] = []
     simulated, safety, said = 0.0, 0.0, []
     for source in document["ingest"]["sources"]:
         if source["kind"] == "world":
@@ -121,21 +128,23 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
             simulated += source["num_prompts"]
             said.append("world_steps")
         elif source["kind"] == "file":
-            pairs.append(_file(data / "inputs" / source["path"], document["model"]["max_length"]))
-            demonstrations += pairs[-1:] if source.get("demonstrations") == "chosen" else []
+            of_file, is_judged = _file(source, data, document["model"]["max_length"])
+            (judged if is_judged else pairs).append(of_file)
+            demonstrations += [of_file] if source.get("demonstrations") == "chosen" else []
             said.append(source["path"])
         else:
             raise ValueError(
                 f"ingest.sources: how large {source['path']} is nobody knows before it is read: run `dvc repro "
                 "prepare` first, or estimate with a local file"
             )
-    taught, compared = _join(demonstrations), _join(pairs)
-    prompts = Lengths(simulated or compared.rows, compared.prompt, taught.reply)
+    taught, compared, asked = join(demonstrations), join(pairs), join([*pairs, *judged])
+    prompts = Lengths(simulated or asked.rows, asked.prompt, taught.reply)
     guess = Rows(
         demonstrations=_part(taught, shares["train"]),
         pairs={fold: _part(compared, shares[fold]) for fold in FOLDS},
+        feedback={fold: _part(join(judged), shares[fold]) for fold in FOLDS},
         prompts={fold: _part(prompts, shares[fold]) for fold in FOLDS},
-        solutions={fold: _part(_join(solutions), shares[fold]) for fold in ("train", "test")},
+        solutions={fold: _part(join(solutions), shares[fold]) for fold in ("train", "test")},
         conduct=Lengths(safety * shares["test"], prompts.prompt, prompts.reply),
     )
     return (
@@ -145,19 +154,26 @@ def _guessed(document: Mapping[str, Any], data: Path) -> tuple[Rows, dict[str, f
     )
 
 
-def _file(path: Path, max_length: int) -> Lengths:
-    """Each row as a pair whose text is one third prompt and a third each reply."""
+def _file(source: Mapping[str, Any], data: Path, max_length: int) -> tuple[Lengths, bool]:
+    """Each row as a pair whose text is one third prompt and a third each reply; or, where the rows are replies judged
+    one by one (True), as one that is half prompt and half reply.
+    """
     from tasks.preferences.containers import parts
+    from tasks.preferences.formats import matching
     from tasks.preferences.screen import Row
 
-    rows, characters = 0, 0
+    path, form = data / "inputs" / source["path"], source.get("format", "auto")
+    rows, characters, judged = 0, 0, 0
     for row in chain.from_iterable(part.open(Counter()) for part in parts(path)):
         if isinstance(row, Row):
             rows, characters = rows + 1, characters + _characters(row.value)
+            if rows <= SAMPLE:
+                judged += not JUDGED.isdisjoint(matching(row.value) if form == "auto" else (form,))
     if not rows:
         raise ValueError(f"{path}: no row that can be read")
-    each = characters / rows / CHARACTERS_PER_TOKEN / 3
-    return Lengths(rows, min(each, max_length / 2), min(each, max_length / 2))
+    is_judged = 2 * judged > min(rows, SAMPLE)
+    each = characters / rows / CHARACTERS_PER_TOKEN / (2 if is_judged else 3)
+    return Lengths(rows, min(each, max_length / 2), min(each, max_length / 2)), is_judged
 
 
 def _characters(value: Any) -> int:
@@ -166,14 +182,6 @@ def _characters(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(map(_characters, value.values()))
     return sum(map(_characters, value)) if isinstance(value, list) else 0
-
-
-def _join(parts: list[Lengths]) -> Lengths:
-    rows = sum(part.rows for part in parts)
-    if not rows:
-        return Lengths(0, 0, 0)
-    prompt, reply = (sum(part.rows * getattr(part, side) for part in parts) / rows for side in ("prompt", "reply"))
-    return Lengths(rows, prompt, reply)
 
 
 def _part(whole: Lengths, share: float) -> Lengths:

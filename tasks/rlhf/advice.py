@@ -19,12 +19,18 @@ TABLE = (
     ("one fault in a few known places", "SFT", "corrected replies say directly what a comparison says in one bit"),
 )
 
+NO_COMPARISONS = (
+    "Not by `make run` as it is: reward model and judge learn from comparisons, and there are none. `python -m "
+    "tasks.sft`, `tasks.objective` and `tasks.align` train without them, and nobody judges the result."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of the data and of an earlier run; None where nobody measured."""
 
     num_pairs: float  # to train on
+    num_judged: float = 0  # of replies judged one by one, to train on
     test_share: float  # of all pairs
     scored_share: float = 0.0  # of them with scores
     checked_share: float = 0.0  # of the prompts with a verifier
@@ -48,9 +54,11 @@ def needed_pairs(accuracy: float, test_share: float) -> int:
 
 def advise(facts: Facts, algorithm: str) -> list[str]:
     """Sentences: what to start with, then what speaks against training at all."""
-    if not facts.num_pairs:
+    if not facts.num_pairs and not facts.num_judged:
         return [_start("demonstrations only")]
     said = [_start(_kind(facts), algorithm)]
+    if not facts.num_pairs:
+        return [*said, NO_COMPARISONS]
     total, needed = facts.num_pairs / (1 - facts.test_share), needed_pairs(facts.min_accuracy, facts.test_share)
     if total < needed:
         said.append(
@@ -81,6 +89,8 @@ def _kind(facts: Facts) -> str:
     """By the data at hand, in this order; half of the rows is a rule of thumb."""
     if facts.checked_share > 0.5:
         return "prompts whose answers can be checked"
+    if facts.num_judged > facts.num_pairs:
+        return "replies judged one by one"
     if facts.scored_share > 0.5:
         return "scores of several replies"
     if facts.ceiling is not None and facts.ceiling < 0.75:  # a rule of thumb: a quarter of the labels wrong

@@ -29,6 +29,15 @@ class Lengths:
     reply: float
 
 
+def join(parts: Sequence[Lengths]) -> Lengths:
+    """All their rows, and the means over them."""
+    rows = sum(part.rows for part in parts)
+    if not rows:
+        return Lengths(0, 0, 0)
+    prompt, reply = (sum(part.rows * getattr(part, side) for part in parts) / rows for side in ("prompt", "reply"))
+    return Lengths(rows, prompt, reply)
+
+
 @dataclass(frozen=True)
 class Network:
     """A model with the bytes of its numbers and, where adapters are trained, their rank."""

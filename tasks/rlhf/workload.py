@@ -13,7 +13,7 @@ import torch
 from tasks.rlhf.algorithms import Algorithm
 from tasks.rlhf.batch import Rollout
 from tasks.rlhf.options import DatasetOptions, RewardOptions, RolloutOptions
-from tasks.rlhf.passes import Lengths, Network, Pass, Read, Work, measure, memory, sample, train
+from tasks.rlhf.passes import Lengths, Network, Pass, Read, Work, join, measure, memory, sample, train
 
 NORMALISED_ON = 2000  # SFT replies, as in dataset.read_sft_replies
 MEASURED_ON = 2000  # pairs of the dev fold, as in reward.quality
@@ -24,7 +24,9 @@ class Rows:
     """What there is to learn from. Folds: train, judge, dev, test."""
 
     demonstrations: Lengths
-    pairs: Mapping[str, Lengths]  # given and collected
+    pairs: Mapping[str, Lengths]  # given, planted and collected
+    planted: int = 0  # of the pairs that are trained on, by the canary
+    feedback: Mapping[str, Lengths] = field(default_factory=dict)  # replies judged one by one
     prompts: Mapping[str, Lengths]  # `reply`: what a policy is expected to say
     solutions: Mapping[str, Lengths] = field(default_factory=dict)  # of the folds train and test
     conduct: Lengths  # safety prompts of the test fold
@@ -114,8 +116,10 @@ def kept_share(algorithm: Algorithm) -> float:
 
 
 def _on_pairs(network: Network, rows: Rows, algorithm: Algorithm) -> Work:
-    """Fixed pairs, or their replies one by one."""
+    """Fixed pairs; or their replies one by one, and those that were judged so."""
     replies, options, frozen = _of_pairs(rows.pairs["train"]), algorithm.options, algorithm.module.NEEDS_REFERENCE
+    if algorithm.unpaired and "train" in rows.feedback:
+        replies = join([replies, rows.feedback["train"]])
     passes = [measure("log-probs of the reference", replies)] if frozen else []
     if algorithm.unpaired:  # each prompt also stands before another one's reply, for the reference point
         again = replace(replies, rows=replies.rows * options.num_epochs)

@@ -23,10 +23,11 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write(path, rows, **lengths):
+def write(path, rows, source="world", **lengths):
     path.mkdir(parents=True, exist_ok=True)
-    columns = {name: [list(range(length))] * rows for name, length in lengths.items()}
-    pq.write_table(pa.table({**columns, "source": ["world"] * rows}), path / "votes.parquet")
+    ids = pa.list_(pa.int32())
+    columns = {name: pa.array([list(range(length))] * rows, ids) for name, length in lengths.items()}
+    pq.write_table(pa.table({**columns, "source": pa.array([source] * rows, pa.string())}), path / "votes.parquet")
 
 
 def prepare(root):
@@ -96,6 +97,20 @@ def test_a_file_is_measured_in_characters(project):
     found = estimate.document(estimate.plan(project, None, "cpu"))
     assert found["stages"]["sft"]["tokens"] == 4 * 52 * 20  # 10 tokens of prompt, 10 of reply
     assert found["stages"]["collect"]["tokens"] == 0
+
+
+def test_a_file_of_judged_replies_is_no_file_of_pairs(project):
+    document = yaml.safe_load(Path("params.yaml").read_text())
+    document["ingest"]["sources"] = [{"kind": "file", "path": "likes.jsonl", "demonstrations": "chosen"}]
+    document["align"]["algorithm"] = "kto"
+    Path("params.yaml").write_text(yaml.safe_dump(document))
+    row = json.dumps({"prompt": "p" * 40, "completion": "c" * 40, "label": True})
+    Path("data/inputs").mkdir(parents=True)
+    Path("data/inputs/likes.jsonl").write_text(f"{row}\n" * 100)
+    found = estimate.document(estimate.plan(project, None, "cpu"))
+    assert found["stages"]["align"]["passes"][0]["tokens"] == 52 * 20  # 10 tokens of prompt, 10 of reply
+    assert found["stages"]["judge"]["tokens"] == 0
+    assert found["advice"][0].startswith("For replies judged one by one: start with kto;")
 
 
 def test_a_recipe_asks_for_its_data(project, capsys):

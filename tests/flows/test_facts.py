@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from flows import costs, estimate, facts
+from tasks.records import CANARY
 from tasks.rlhf.hardware import cpu
-from tests.flows.test_estimate import ROOT, prepare
+from tests.flows.test_estimate import ROOT, prepare, write
 
 
 @pytest.fixture
@@ -40,6 +41,21 @@ def test_facts_are_those_of_tables_and_reports(plan):
     assert found.tied_share == pytest.approx(0.2)
     assert (found.accuracy, found.ceiling, found.declined) == ((0.6, 0.7), 0.8, 0.5)
     assert found.win_rate == (0.6, 0.7)
+
+
+def test_judged_replies_are_counted_and_what_the_canary_planted_is_not(plan):
+    for fold in ("train", "judge", "dev", "test"):
+        shutil.rmtree(plan.data / f"prepared/pairs/{fold}")
+        planted = 8 if fold in ("train", "judge") else 0
+        write(plan.data / f"prepared/pairs/{fold}", planted, CANARY, prompt_ids=10, a_ids=14, b_ids=26)
+        write(plan.data / f"prepared/feedback/{fold}", 50, prompt_ids=10, reply_ids=20)
+    plan.document["collect"]["labeller"] = "none"
+    plan.document["align"]["algorithm"] = "kto"
+    found = facts.gather(plan)
+    assert (found.num_pairs, found.num_judged) == (0, 150)
+    said = estimate.document(plan)
+    assert said["advice"][0].startswith("For replies judged one by one: start with kto;")
+    assert said["stages"]["align"]["passes"][0]["tokens"] == (50 + 2 * 8) * 30
 
 
 def test_the_estimate_ends_with_advice(plan):

@@ -29,6 +29,8 @@ def test_the_readme_shows_the_table():
         ({"checked_share": 0.6, "scored_share": 0.9}, "start with grpo"),
         ({"scored_share": 0.6}, "start with rloo"),
         ({"ceiling": 0.7}, "start with ipo"),
+        ({"num_judged": 8300}, "For replies judged one by one: start with kto"),
+        ({"num_judged": 8100}, "For pairs, one reply preferred: start with dpo"),
         ({"num_pairs": 0}, "For demonstrations only: start with SFT"),
     ],
 )
@@ -54,6 +56,12 @@ def test_what_speaks_against_it(changes, reason):
     said = advice.advise(Facts(**GOOD | changes), "dpo")
     assert len(said) == 2
     assert re.search(reason, said[1])
+
+
+def test_judged_replies_alone_are_for_kto_and_for_no_judge():
+    kind, against = advice.advise(Facts(num_pairs=0, num_judged=500, test_share=0.18), "kto")
+    assert kind.startswith("For replies judged one by one: start with kto; needs no pairs")
+    assert "learn from comparisons, and there are none" in against
 
 
 @pytest.mark.parametrize("accuracy", [0.55, 0.6, 0.7])
