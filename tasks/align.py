@@ -8,6 +8,7 @@ writes  data/models/policy
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -134,6 +135,9 @@ def _on_dataset(
         if algorithm.unpaired:
             # Apart, so that the reference point is not measured on noise after everybody's prompt.
             rows = feedback.from_pairs(real, judged) + (feedback.from_pairs(planted) if planted else [])
+            ratio = feedback.balance(rows, algorithm.config)
+            if said := feedback.unbalanced(ratio):
+                sys.stderr.write(f"WARNING: {said}\n")
             train_on_feedback(policy, reference.logprobs, rows, algorithm, params.seed, tracker)
         else:
             train_on_pairs(policy, reference.logprobs, pairs, algorithm, params.seed, tracker)
@@ -142,7 +146,7 @@ def _on_dataset(
         told = _canary(params, algorithm, policy, reference, tokenizer, data)
     return {
         "num_pairs": len(real),
-        **({"num_feedback": len(judged)} if algorithm.unpaired else {}),
+        **({"num_feedback": len(judged), "wanted_over_unwanted": ratio} if algorithm.unpaired else {}),
         "final_loss": last["loss"],
         "implicit_accuracy": last["implicit_accuracy"],
         "canary": told,

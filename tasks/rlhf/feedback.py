@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from tasks.records import read_table
 from tasks.rlhf.batch import Example, Pair
@@ -73,6 +74,28 @@ def from_pairs(pairs: Sequence[Pair], judged: Sequence[Judged] = ()) -> list[Fee
     return [
         Feedback(*row) for row in zip(ids, examples, mismatch(ids, examples), wanted, weights, planted, strict=True)
     ]
+
+
+def balance(rows: Sequence[Feedback], config: Any) -> float | None:
+    """Wanted over unwanted replies, by their weights and those of KTO's Config; None where none is unwanted.
+
+    Hand-worked: 6 wanted and 2 unwanted of weight 1, desirable_weight 0.5: 1.5.
+    """
+    wanted = config.desirable_weight * sum(row.weight * row.desirable for row in rows)
+    unwanted = config.undesirable_weight * sum(row.weight * (1 - row.desirable) for row in rows)
+    return wanted / unwanted if unwanted else None
+
+
+def unbalanced(ratio: float | None) -> str | None:
+    """What to say of a balance outside of what is known to work: 1 to 4/3 (Ethayarajh 2024, arXiv:2402.01306)."""
+    if ratio is None:
+        return "align.kto: no reply that weighs anything is unwanted: nothing says what to leave"
+    if 0.99 <= ratio <= 1.34:  # rounded
+        return None
+    return (
+        f"align.kto: wanted replies weigh {ratio:.3g} times what unwanted ones do, and 1 to 4/3 is known to work; "
+        "set desirable_weight or undesirable_weight so"
+    )
 
 
 def mismatch(ids: Sequence[str], examples: Sequence[Example]) -> list[Example]:

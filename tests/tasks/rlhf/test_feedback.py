@@ -12,6 +12,7 @@ from tasks.records import write_table
 from tasks.rlhf import algorithms, feedback
 from tasks.rlhf.batch import Example, Pair
 from tasks.rlhf.logprobs import reply_sums, token_logprobs
+from tasks.rlhf.preference import kto
 from tasks.rlhf.train_on_feedback import train_on_feedback
 from tests.tasks.rlhf.test_loops import Recorder, pairs
 
@@ -49,6 +50,21 @@ def test_a_pair_gives_a_wanted_and_an_unwanted_row_and_a_tie_none():
         ("x/a", a, 1.0, 2.0), ("x/b", b, 0.0, 2.0), ("y/a", c, 0.0, 1.0), ("y/b", d, 1.0, 1.0),
         ("z/a", c, 0.8, 1.0), ("z/b", d, pytest.approx(0.2), 1.0),
     ]  # fmt: skip
+
+
+def test_the_balance_of_verdicts_is_said_where_it_is_off():
+    judged = [feedback.Judged(f"{n}", Example([n], [9, 1]), float(n < 6), 1.0) for n in range(8)]
+    rows = feedback.from_pairs([], judged)
+
+    def ratio(**weights):
+        return feedback.balance(rows, kto.Config(beta=0.1, **weights))
+
+    assert ratio(desirable_weight=0.5) == 1.5
+    assert ratio() == 3.0
+    assert ratio(undesirable_weight=0.0) is None
+    assert "wanted replies weigh 3 times what unwanted ones do" in feedback.unbalanced(3.0)
+    assert "no reply that weighs anything is unwanted" in feedback.unbalanced(None)
+    assert feedback.unbalanced(1.0) is feedback.unbalanced(4 / 3) is None
 
 
 def test_a_partner_is_the_own_prompt_with_a_reply_to_another():
