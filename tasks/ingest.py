@@ -22,7 +22,7 @@ from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import refusals
-from tasks.preferences import kept, rejudged, shards, tables, tabular
+from tasks.preferences import hub, kept, rejudged, shards, tables
 from tasks.preferences.containers import Part, Rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import Shares
@@ -209,7 +209,7 @@ def _reading(source: FileSource, content: str, part: Part, base: str, params: Pa
 
 
 def _hub_rows(source: HubSource, warnings: Counter[str]) -> Rows:
-    return tabular.hub_rows(source.path, source.revision, source.split, source.config, warnings)
+    return hub.hub_rows(source.path, source.revision, source.split, source.config, warnings)
 
 
 def _read(opened: Callable[[], Source], staging: Staging, index: Index) -> Tally:

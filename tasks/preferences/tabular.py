@@ -1,4 +1,4 @@
-"""Rows of tables: parquet files, and Hugging Face datasets by name and pinned revision.
+"""Rows of tables: parquet files, and what the `datasets` library loads.
 
 They hold typed values instead of bytes; from there on a row takes the same path as one of JSON Lines.
 """
@@ -27,7 +27,7 @@ from tasks.preferences.screen import (
     redact,
 )
 
-_BATCH = 1000
+BATCH = 1000
 _NAMED = 8  # dropped columns that are counted by name, too
 _NAME_LENGTH = 40
 _UTC = pa.timestamp("us", "UTC")
@@ -39,18 +39,27 @@ def is_parquet(path: Path) -> bool:
         return file.read(4) == b"PAR1" or path.suffix == ".parquet"
 
 
-def parquet_rows(path: Path | str, warnings: Counter[str], content: BytesIO | None = None) -> Iterator[Row | Refusal]:
+def parquet_rows(
+    path: Path | str,
+    warnings: Counter[str],
+    content: BytesIO | None = None,
+    drops_bytes: bool = False,
+    classes: Mapping[str, list[Any]] | None = None,
+) -> Iterator[Row | Refusal]:
     """Yield the rows of a parquet file, or of its content.
 
+    drops_bytes: leave out columns of bytes, which refuse the file otherwise. classes: names beside those in the file.
     Raises BadFileError where it is torn or holds what is not text or numbers.
     """
     number = 0
     try:
         with pq.ParquetFile(content or path, page_checksum_verification=True) as file:
-            columns = _columns(path, file.schema_arrow, warnings, drops_bytes=False)
-            batches = file.iter_batches(_BATCH, columns=list(columns))
-            for number, row in enumerate(_rows(batches, columns, _class_names(file.schema_arrow)), 1):
-                yield _judge(number, row)
+            columns = worth_reading(path, file.schema_arrow, warnings, drops_bytes)
+            batches = file.iter_batches(BATCH, columns=list(columns))
+            names = class_names(file.schema_arrow) | dict(classes or {})
+            for row in table_rows(batches, columns, names):
+                number = row.line
+                yield row
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadFileError(path, "parquet_corrupt", f"{reason}; fetch the file again") from None
@@ -58,32 +67,12 @@ def parquet_rows(path: Path | str, warnings: Counter[str], content: BytesIO | No
         raise BadFileError(path, "empty_file", "holds no row; remove it from the sources or fill it")
 
 
-def hub_rows(
-    name: str, revision: str, split: str, config: str | None, warnings: Counter[str] | None = None
+def table_rows(
+    batches: Iterable[Any], columns: Mapping[str, Any], classes: Mapping[str, list[Any]]
 ) -> Iterator[Row | Refusal]:
-    """Yield the rows of a hub dataset (or of a local folder in its layout) at a pinned revision.
-
-    Images and the like stand beside the texts of many a dataset: such columns are dropped as dates are.
-    Raises BadFileError where `datasets` cannot load it, naming the dataset.
-    """
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(name, config, split=split, revision=revision)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise BadFileError(name, "hub_unavailable", _why(error)) from None
-    schema = dataset.features.arrow_schema
-    columns = _columns(name, schema, Counter() if warnings is None else warnings, drops_bytes=True)
-    tables = dataset.select_columns(list(columns)).with_format("arrow").iter(_BATCH)
-    for number, row in enumerate(_rows(tables, columns, _class_names(schema)), 1):
+    """Yield the rows of record batches or tables: `columns` as the types they are read as, `classes` by their names."""
+    for number, row in enumerate(_rows(batches, columns, classes), 1):
         yield _judge(number, row)
-
-
-def _why(error: Exception) -> str:
-    """What `datasets` met, which it hides behind a general message where a file cannot be read."""
-    said = " ".join(str(error.__cause__ or error).split())[:300]
-    where = "mend the file, or check" if error.__cause__ else "check"
-    return f"{said}; {where} name, revision, split and network"
 
 
 def _rows(batches: Iterable[Any], columns: Mapping[str, Any], names: Mapping[str, list[Any]]) -> Iterator[Any]:
@@ -91,7 +80,7 @@ def _rows(batches: Iterable[Any], columns: Mapping[str, Any], names: Mapping[str
     for batch in batches:
         read = {name: _cast(batch.column(name), dtype) for name, dtype in columns.items()}
         for name in read.keys() & names.keys():
-            read[name] = [_named(number, names[name]) for number in read[name]]
+            read[name] = [class_name(value, names[name]) for value in read[name]]
         for place in range(batch.num_rows):
             yield {name: values[place] for name, values in read.items()}
 
@@ -106,14 +95,19 @@ def _cast(column: Any, dtype: Any) -> list[Any]:
     return list(found.to_pylist())
 
 
-def _named(number: Any, names: list[Any]) -> Any:
-    """The name of a class, for the number in its place; -1 is none. Another number is no class, and stays."""
-    if not isinstance(number, int) or not -1 <= number < len(names):
-        return number
-    return None if number == -1 else names[number]
+def class_name(value: Any, names: list[Any]) -> Any:
+    """The name of a class, for the number in its place or its name as text; -1 is none. What is no class stays."""
+    if isinstance(value, str):
+        texts = list(map(str, names))
+        place = texts.index(value) if value in texts else int(value) if _INTEGER.fullmatch(value) else None
+    else:
+        place = value if isinstance(value, int) and not isinstance(value, bool) else None
+    if place is None or not -1 <= place < len(names):
+        return value
+    return None if place == -1 else names[place]
 
 
-def _class_names(schema: pa.Schema) -> dict[str, list[Any]]:
+def class_names(schema: pa.Schema) -> dict[str, list[Any]]:
     """The names of columns that `datasets` calls a ClassLabel and keeps as integers. Names that are integers are
     given as such: the label "1" says 1.
     """
@@ -122,10 +116,10 @@ def _class_names(schema: pa.Schema) -> dict[str, list[Any]]:
         found = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {name: _plain_names(names) for name, names in found.items() if isinstance(names, list)}
+    return {name: plain_names(names) for name, names in found.items() if isinstance(names, list)}
 
 
-def _plain_names(names: list[Any]) -> list[Any]:
+def plain_names(names: list[Any]) -> list[Any]:
     texts = [str(name) for name in names]
     return [int(text) for text in texts] if all(map(_INTEGER.fullmatch, texts)) else texts
 
@@ -144,7 +138,7 @@ def _judge(number: int, value: dict[str, Any]) -> Row | Refusal:
     return Row(number, None, sha256, value)
 
 
-def _columns(path: Path | str, schema: pa.Schema, warnings: Counter[str], drops_bytes: bool) -> dict[str, Any]:
+def worth_reading(path: Path | str, schema: pa.Schema, warnings: Counter[str], drops_bytes: bool) -> dict[str, Any]:
     """{column worth reading: the type it is read as}. What no format holds is dropped and counted.
 
     Raises BadFileError where two columns have one name, or one holds what is never read.

@@ -107,6 +107,23 @@ def test_a_gzipped_file_of_dialogues(data: Path) -> None:
     assert read_table(data / "raw/demonstrations")["reply"].to_pylist() == ["Yes."] * 30
 
 
+def test_a_bad_line_of_a_hub_dataset_is_quarantined_with_its_place(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", data / "cache")
+    put(data, "train.jsonl", HH)
+    (data / "hub").mkdir()
+    path = (data / "inputs/train.jsonl").rename(data / "hub/train.jsonl")
+    size = path.stat().st_size
+    with path.open("a") as file:
+        file.write('{"chosen": NaN, "rejected": "b"}\n')
+    metrics = run(data, {"kind": "hub", "path": str(data / "hub"), "revision": "main"})
+    assert (metrics["accepted"], metrics["quarantined"]) == (30, {"total": 1, "non_finite": 1})
+    (file,) = (data / "quarantine").glob("*-hub.jsonl")
+    (refused,) = map(json.loads, file.read_text().splitlines())
+    assert (refused["line"], refused["byte_offset"]) == (31, size)
+
+
 def test_the_same_input_gives_the_same_bytes_and_old_files_go(data: Path) -> None:
     source = put(data, "a.jsonl", HH)
     run(data, {"kind": "world"}, source)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.preferences import shards, tabular
+from tasks.preferences import shards
 from tasks.preferences.containers import open_rows
 from tasks.preferences.duplicates import Index
 from tasks.preferences.folds import FOLDS, fold_of
-from tasks.preferences.screen import BadFileError, Refusal, Row
+from tasks.preferences.screen import BadFileError, Row
 from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import Staging, Tally, publish
 from tasks.records import read_table
@@ -183,18 +183,6 @@ def test_a_bad_parquet_file_is_refused(tmp_path: Path, harm: str) -> None:
     path.write_bytes(content)
     with pytest.raises(BadFileError, match="parquet_corrupt"):
         list(open_rows(path, Counter()))
-
-
-def test_a_hub_dataset_is_read_by_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    write(tmp_path / "hub/train.jsonl", [VOTE, {**VOTE, "rater": "bob\x00"}])
-    found = list(tabular.hub_rows(str(tmp_path / "hub"), "main", "train", None))
-    assert [type(row) for row in found] == [Row, Refusal]
-    with pytest.raises(BadFileError, match=r"hub_unavailable: .*check name, revision, split"):
-        list(tabular.hub_rows(str(tmp_path / "hub"), "main", "nope", None))
 
 
 def test_a_shard_is_accepted_once_and_read_again(tmp_path: Path) -> None:

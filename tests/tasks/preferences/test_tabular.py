@@ -17,17 +17,6 @@ NOON = datetime(2024, 1, 1, 12, 30, tzinfo=UTC)
 NAMES = ["desirable", "undesirable"]
 
 
-@pytest.fixture(autouse=True)
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the layout of the hub."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    (tmp_path / "hub").mkdir()
-    return tmp_path / "hub"
-
-
 def values(rows: Any) -> list[Any]:
     return [row.value if isinstance(row, Row) else row.reason for row in rows]
 
@@ -38,21 +27,16 @@ def read(path: Path, table: pa.Table) -> tuple[list[Any], Counter[str]]:
     return values(tabular.parquet_rows(path / "rows.parquet", warnings)), warnings
 
 
-def of_hub(folder: Path, warnings: Counter[str] | None = None) -> list[Any]:
-    return values(tabular.hub_rows(str(folder), "main", "train", None, warnings))
-
-
 @pytest.mark.parametrize(
     ("names", "read"), [(NAMES, [*NAMES, None]), (["0", "1"], [0, 1, None]), (["1", "2"], [1, 2, None])]
 )
-def test_a_class_is_its_name_and_not_its_place(tmp_path: Path, hub: Path, names: list[str], read: list[Any]) -> None:
+def test_a_class_is_its_name_and_not_its_place(tmp_path: Path, names: list[str], read: list[Any]) -> None:
     import datasets
 
     made = datasets.Dataset.from_dict({"n": [0, 1, 2], "label": [0, 1, -1]})
-    made.cast_column("label", datasets.ClassLabel(names=names)).to_parquet(hub / "train.parquet")
+    made.cast_column("label", datasets.ClassLabel(names=names)).to_parquet(tmp_path / "train.parquet")
     wanted = [{"n": n} | ({} if label is None else {"label": label}) for n, label in enumerate(read)]
-    assert values(tabular.parquet_rows(hub / "train.parquet", Counter())) == wanted
-    assert of_hub(hub) == wanted
+    assert values(tabular.parquet_rows(tmp_path / "train.parquet", Counter())) == wanted
 
 
 def test_names_of_another_column_or_number_change_nothing(tmp_path: Path) -> None:
@@ -106,16 +90,3 @@ def test_two_columns_of_one_name_refuse_the_file(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["rejected", "rejected"])
     with pytest.raises(BadFileError, match=r"wrong_format: the table has 2 columns named `rejected`; rename them"):
         read(tmp_path, table)
-
-
-def test_what_is_no_text_beside_a_hub_dataset_is_dropped(hub: Path) -> None:
-    pq.write_table(pa.table({"prompt": ["q"], "image": [b"x"], "at": pa.array([NOON])}), hub / "train.parquet")
-    warnings: Counter[str] = Counter()
-    assert of_hub(hub, warnings) == [{"prompt": "q", "at": "2024-01-01T12:30:00.000000Z"}]
-    assert warnings == {"dropped_column": 1, "dropped_column:image": 1}
-
-
-def test_a_torn_line_of_a_hub_dataset_is_named(hub: Path) -> None:
-    (hub / "train.jsonl").write_text('{"prompt": "q"}\n{"prompt": "q')
-    with pytest.raises(BadFileError, match=r"hub_unavailable: JSON parse error: .*; mend the file, or check name"):
-        of_hub(hub)
