@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from json import dumps
+from math import comb
 from typing import Any, TypeGuard
 
 from tasks.preferences import dialogue
@@ -101,33 +102,40 @@ def ranking(
     source: str,
     scores: Mapping[str, Sequence[float | None]] | None = None,
     **more: Any,
-) -> list[Preference]:
+) -> list[Preference | Dropped]:
     """Every pair of k ranked replies, each of weight 1 / C(k, 2), of one group; the lowest rank is best, equals tie.
 
-    Pairs of equal replies are left out. `scores`: {objective: one per reply}. Raises RefusedError.
+    Of replies of one text the first is taken, and k is of those; a pair over which copies contradict each other says
+    nothing. `scores`: {objective: one per reply}. Raises RefusedError.
     """
     if len(replies) < 2:
         raise RefusedError("missing_field")
     if len(replies) > MOST_REPLIES:
         raise RefusedError("range")
-    weight = 1 / (len(replies) * (len(replies) - 1) / 2)
+    copies: dict[str, list[int]] = {}
+    for place, reply in enumerate(replies):
+        copies.setdefault(dialogue.fold(reply), []).append(place)
+    if len(copies) < 2:
+        raise RefusedError("identical_pair")
     rater = more.get("rater") or source
     more = {"group": row_id(prompt_key(turns), list(zip(replies, ranks, strict=True)), rater), **more}
-    found = []
-    for i, j in combinations(range(len(replies)), 2):
-        if dialogue.fold(replies[i]) == dialogue.fold(replies[j]):
+    more["weight"] = 1 / comb(len(copies), 2)
+    found: list[Preference | Dropped] = []
+    for ours, theirs in combinations(copies.values(), 2):
+        order, *others = {(ranks[i] > ranks[j]) - (ranks[i] < ranks[j]) for i in ours for j in theirs}
+        if others:
+            found.append(Dropped("self_contradiction"))
             continue
-        first, second = (i, j) if ranks[i] <= ranks[j] else (j, i)
+        first, second = (ours[0], theirs[0]) if order <= 0 else (theirs[0], ours[0])
         of_pair = {
             name: [values[first], values[second]]
             for name, values in (scores or {}).items()
             if values[first] is not None and values[second] is not None
         }
-        tie = ranks[i] == ranks[j]
-        found.append(better(turns, replies[first], replies[second], source, tie, weight=weight, scores=of_pair, **more))
-    if not found:
-        raise RefusedError("identical_pair")
-    return found
+        found.append(better(turns, replies[first], replies[second], source, order == 0, scores=of_pair, **more))
+    if all(isinstance(pair, Dropped) for pair in found):
+        raise RefusedError("self_contradiction")
+    return found + [Dropped("repeated_reply")] * (len(replies) - len(copies))
 
 
 def rated(

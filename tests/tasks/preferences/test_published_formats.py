@@ -385,6 +385,29 @@ def test_a_ranking_gives_every_pair_of_one_group_and_a_weight_of_one_in_all() ->
         ]
 
 
+def test_a_reply_that_stands_in_a_ranking_twice_counts_once(tmp_path: Path) -> None:
+    ranked = {"prompt": "Hi", "replies": ["Hello.", "Go.", "go. ", "Hm."], "ranks": [1, 3, 3, 2], "rater": "ann"}
+    records = [found for found in convert("rankings", ranked) if isinstance(found, Preference)]
+    assert [record.weight for record in records] == pytest.approx([1 / 3] * 3)
+    assert sorted(map(won, records)) == ["Hello.", "Hello.", "Hm."]
+    tallies, _ = take(tmp_path, [ranked, ranked | {"prompt": "Ho"}])
+    assert (tallies["s0"].accepted, tallies["s0"].records["preferences"]) == (2, 6)
+    assert tallies["s0"].warnings == {"dropped_repeated_reply": 2}
+
+
+def test_what_copies_of_a_reply_contradict_says_nothing(tmp_path: Path) -> None:
+    ranked = {"prompt": "Hi", "replies": ["Hello.", "Go.", "Hm.", "hello."], "ranks": [1, 4, 2, 3], "rater": "ann"}
+    records = [found for found in convert("rankings", ranked) if isinstance(found, Preference)]
+    assert [(won(record), record.weight) for record in records] == [
+        ("Hello.", pytest.approx(1 / 3)),
+        ("Hm.", pytest.approx(1 / 3)),
+    ]
+    tallies, _ = take(tmp_path, [ranked])
+    assert tallies["s0"].warnings == {"dropped_repeated_reply": 1, "dropped_self_contradiction": 1}
+    with pytest.raises(RefusedError, match="self_contradiction"):
+        convert("rankings", ranked | {"replies": ["Hello.", "Hm.", "Hello."], "ranks": [1, 2, 3]})
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
