@@ -54,10 +54,11 @@ def retrain(
             parameters.checked(space.root, steps, warm)
             with Run(space, say, warm) as run:
                 failure = run.stages(steps)
+                drift = [] if failure else versions.moved(space)
                 version = None if failure else register.register(space, run.journal)
                 if version is not None and version.version is not None:
                     versions.remember(space)
-        report = summary.write(space, run.results, version, started)
+        report = summary.write(space, run.results, version, started, drift)
     publish(report, space.data)
     say(summary.table(report))
     if run.cancelled:

@@ -76,7 +76,7 @@ class Run:
             thread.join()
         recovery.clear_torn_lock(self.space.root)  # of a `dvc` that was stopped just now
         failed = error is not None or bool(self.errors) or self.cancelled
-        for path in ("runs/validate/data_docs", "report.html", "card.html", "reports/card.json"):
+        for path in ("runs/validate/data_docs", "report.html", "card.html", "reports/card.json", versions.DRIFT):
             self.journal.attach(self.space.data / path)
         self.journal.end("FAILED" if failed else "FINISHED", graph.read_lock(self.space.root))
         self._ship_all()

@@ -12,15 +12,20 @@ from tasks.adapters import git
 from tasks.adapters.execution import Result
 from tasks.adapters.workspace import Workspace
 from tasks.files import write_json
+from tasks.preferences.drift import sentence
 from tasks.register import Registration
 
 _TRAINING = ("train", "sample")  # of the phases of a stage, those that a GPU would be rented for
 
 
 def write(
-    space: Workspace, results: Mapping[str, Result], registration: Registration | None, started: float
+    space: Workspace,
+    results: Mapping[str, Result],
+    registration: Registration | None,
+    started: float,
+    drift: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Gather the figures of a run into data/reports/summary.json."""
+    """Gather the figures of a run into data/reports/summary.json. drift: of its data (`versions.moved`)."""
     stages = {name: _stage(space.data, result) for name, result in results.items()}
     seconds = time.time() - started
     training = sum(row["phases"].get(phase, 0.0) for row in stages.values() for phase in _TRAINING)
@@ -43,6 +48,7 @@ def write(
         "models": evaluate.get("models"),
         "gate": gate or None,
         "registration": registration.document() if registration else None,
+        "drift": list(drift),
         "uncommitted": uncommitted(space.root),
     }
     write_json(space.data / "reports/summary.json", report)
@@ -98,6 +104,8 @@ def figures(report: Mapping[str, Any]) -> list[tuple[str, str]]:
                  "training and sampling"),
         ("peak memory", f"{report['peak_memory_mb']:.0f} MB"),
     ]  # fmt: skip
+    told = {each["dataset"]: sentence(each) for each in report["drift"]}
+    rows += [(f"{name} since the last version", text) for name, text in told.items() if text]
     for name in ("reward", "judge"):
         scores = report[name] or {}
         if scores.get("accuracy"):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from tasks.preferences import holds, ngrams, shift
+from tasks.preferences.drift import divergence
 from tasks.preferences.predictor import decided
 from tasks.preferences.tables import arrow_batches, characters, longer_won, source_of
 from tasks.preferences.triggers import MIN_PROMPTS, Corpus, one_sided
@@ -61,7 +62,7 @@ def _enough(replies: Mapping[str, list[str]]) -> dict[str, list[str]]:
 
 
 def dataset(folder: Path, name: str) -> dict[str, Any]:
-    """Rows, prompts, counts by column, and lengths in characters."""
+    """Rows, prompts, counts by column, lengths in characters and how many texts are of which length."""
     counts: dict[str, Counter[str]] = {}
     lengths: dict[str, list[Ints]] = {}
     clusters: list[npt.NDArray[np.uint64]] = []
@@ -83,6 +84,7 @@ def dataset(folder: Path, name: str) -> dict[str, Any]:
         "prompts": len(np.unique(np.concatenate(clusters))) if clusters else 0,
         **{column: listed(found) for column, found in sorted(counts.items())},
         "characters": {column: quantiles(np.concatenate(parts)) for column, parts in sorted(lengths.items())},
+        "lengths": _classes([values for parts in lengths.values() for values in parts]),
     }
 
 
@@ -91,6 +93,12 @@ def listed(counts: Counter[str]) -> dict[str, int]:
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     rest = sum(count for _, count in ranked[MOST:])
     return dict(ranked[:MOST]) | ({f"{len(ranked) - MOST} others": rest} if rest else {})
+
+
+def _classes(lengths: Sequence[Ints]) -> dict[str, int]:
+    """How many texts there are from each edge of `shift.LENGTHS` on."""
+    classes = Counter(place for values in lengths for place in np.searchsorted(shift.LENGTHS, values, "right").tolist())
+    return {str(edge): classes[place] for place, edge in enumerate(shift.LENGTHS, 1) if classes[place]}
 
 
 def quantiles(values: Ints) -> dict[str, int]:
@@ -182,17 +190,6 @@ def _moved(here: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, floa
 
 def _auc(longer: Counter[int]) -> float:
     return (longer[1] + longer[0] / 2) / longer.total() if longer.total() else 0.5
-
-
-def divergence(one: Counter[Any], other: Counter[Any]) -> float:
-    """Jensen-Shannon divergence of two counts, in bits: 0 alike, 1 with nothing in common. Lin 1991."""
-    keys = sorted({*one, *other}, key=str)
-    if not one.total() or not other.total():
-        return 0.0
-    p, q = (np.array([counts[key] for key in keys]) / counts.total() for counts in (one, other))
-    middle = (p + q) / 2
-    parts = [(x * np.log2(np.where(x > 0, x, 1) / middle)).sum() for x in (p, q)]
-    return float(sum(parts) / 2)
 
 
 def _hashes(column: Any) -> npt.NDArray[np.uint64]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from flows import holds, retrain, versions
+from flows import holds, retrain, summary, versions
 from tasks.adapters import stage
 from tasks.adapters.execution import StageError
 from tasks.adapters.workspace import Workspace
-from tasks.preferences import bounds, shards
+from tasks.preferences import bounds, drift, shards
 from tasks.preferences.screen import HeldError
 from tests.tasks.preferences.test_bounds import metrics
 
@@ -52,6 +52,37 @@ def test_the_last_registered_version_is_the_reference(space: Workspace) -> None:
     with pytest.raises(StageError, match=r"eval_split: folds.test was 0.2") as caught:
         versions.check(space)
     assert caught.value.status == stage.HELD
+
+
+def card(space: Workspace, domains: dict[str, int], auc: float = 0.5) -> None:
+    rows = sum(domains.values())
+    found = {"rows": rows, "source": {"votes": rows}, "domain": domains, "lengths": {"0": rows}}
+    metrics = {"datasets": {"preferences": found, "safety": {"rows": 0}}, "holds": {"preferences": {"length_auc": auc}}}
+    (space.data / "reports").mkdir(exist_ok=True)
+    (space.data / "reports/card.json").write_text(json.dumps({"metrics": metrics}))
+
+
+def test_a_replaced_file_is_seen_in_the_drift_since_the_last_registered_version(space: Workspace) -> None:
+    report(space, 2312)
+    card(space, {"a": 2000, "b": 312})
+    assert versions.moved(space) == []  # nothing was registered yet
+    versions.remember(space)
+    (same,) = versions.moved(space)
+    assert (same["rows"], same["sources"], same["bits"], drift.sentence(same)) == (2312, {}, {}, None)
+    card(space, {"c": 1200}, auc=0.62)
+    (moved,) = versions.moved(space)
+    assert moved == {
+        "dataset": "preferences",
+        "rows_before": 2312,
+        "rows": 1200,
+        "sources": {"votes": [2312, 1200]},
+        "bits": {"domain": 1.0},
+        "length_auc": 0.12,
+    }
+    assert json.loads((space.data / versions.DRIFT).read_text()) == {"since_the_last_registered_version": [moved]}
+    written = summary.write(space, {}, None, 0.0, [moved])
+    said = dict(summary.figures(written))["preferences since the last version"]
+    assert said == "1,200 rows, were 2,312; votes 2,312 -> 1,200; apart in bits: domain 1.0; length AUC +0.1200"
 
 
 def hold_everything(path: Path, data: Path, **given: Any) -> Any:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from contextlib import closing
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy.spatial.distance import jensenshannon
 
 from tasks import card
 from tasks.adapters.telemetry import FileTracker
-from tasks.preferences import card as figures
+from tasks.preferences import drift
 from tasks.preferences.bounds import HoldOptions
 from tasks.records import DATASETS, Demonstration, Preference, Safety, to_table, write_table
 from tests.tasks.preferences.shard_votes import comparisons
@@ -85,6 +86,11 @@ def test_its_figures_are_those_of_the_data(data: Path) -> None:
     lengths = [len(vote.reply_a) for vote in every]
     assert pairs["characters"]["reply_a"]["p50"] == np.percentile(lengths, 50, method="lower")
     assert pairs["characters"]["reply_a"]["max"] == max(lengths)
+    both = [*lengths, *(len(vote.reply_b) for vote in every)]
+    edges = [0, 20, 50, 100, 200, 400, 800, 1600, 3200, 10**9]
+    assert pairs["lengths"] == {
+        str(low): n for low, high in pairwise(edges) if (n := sum(low <= length < high for length in both))
+    }
     assert found["datasets"]["demonstrations"]["licence"] == {"MIT": 1}
     assert found["taxonomy"][0]["covered"] is False
     words = {each["ngram"]: each for each in found["ngrams"]}
@@ -137,6 +143,6 @@ def test_the_same_data_gives_the_same_bytes_and_tables_to_plot(data: Path) -> No
 def test_divergence_is_that_of_scipy() -> None:
     one, other = Counter(a=5, b=3, c=2), Counter(a=1, c=4, d=9)
     shares = [[counts[k] / counts.total() for k in "abcd"] for counts in (one, other)]
-    assert figures.divergence(one, other) == pytest.approx(jensenshannon(*shares, base=2) ** 2, abs=1e-12)
-    assert figures.divergence(one, one) == 0.0
-    assert figures.divergence(one, Counter()) == 0.0
+    assert drift.divergence(one, other) == pytest.approx(jensenshannon(*shares, base=2) ** 2, abs=1e-12)
+    assert drift.divergence(one, one) == 0.0
+    assert drift.divergence(one, Counter()) == 0.0
