@@ -2,7 +2,8 @@
 
 Both measure the same policy against the same reference; the losses of one batch agree within 1e-5, or the test says
 where the two differ and why, and holds the difference to its formula. DPO with `label_smoothing` (cDPO) has no peer:
-TRL's `sigmoid` loss takes no notice of that option. `sft_weight` is ours alone.
+TRL's `sigmoid` loss takes no notice of that option. `sft_weight` is ours alone. Of reward models, ties, weights, label
+smoothing, L2, bounds, heads and a score per token are ours alone, and so is the scale that ours get after training.
 """
 
 import copy
@@ -10,12 +11,17 @@ import copy
 import pytest
 import torch
 
-from tasks.rlhf import algorithms
+from tasks.rlhf import algorithms, train_reward
 from tasks.rlhf.batch import Example, Pair
+from tasks.rlhf.comparisons import Comparison
 from tasks.rlhf.feedback import Feedback
-from tasks.rlhf.logprobs import reply_sums, token_logprobs
+from tasks.rlhf.logprobs import reply_nll, reply_sums, token_logprobs
+from tasks.rlhf.options import DatasetOptions, RewardOptions
+from tasks.rlhf.reward_model import RewardModel
+from tasks.rlhf.train_on_dataset import train_on_dataset
 from tasks.rlhf.train_on_feedback import train_on_feedback
 from tasks.rlhf.train_on_pairs import train_on_pairs
+from tests.tasks.rlhf import tiny
 from tests.tasks.rlhf.test_loops import Recorder, pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's own, about its experimental trainers and about torch
@@ -235,3 +241,67 @@ def test_orpo_differs_in_its_likelihood_term_alone(trl, tokenizer, tiny_model, r
     assert nll != pytest.approx(nll_of_trl, rel=0.01)
     got = ours("orpo", tiny_model, reference, rows, lam=0.3)
     assert got - nll == pytest.approx(theirs.item() - nll_of_trl, rel=1e-5)
+
+
+def test_sft_is_the_same(trl, tokenizer, tiny_model, tmp_path):
+    """Of a prompt and its completion TRL, too, learns the completion alone: the mean over its tokens in the batch."""
+    from datasets import Dataset
+
+    texts = Dataset.from_dict({"prompt": dataset()["prompt"], "completion": dataset()["chosen"]})
+    trainer = trl.SFTTrainer(
+        model=copy.deepcopy(tiny_model),
+        args=trl.SFTConfig(**settings(tmp_path)),
+        train_dataset=texts,
+        processing_class=tokenizer,
+    )
+    batch = first_batch(trainer)
+    rows = [
+        example(*row) for row in zip(batch["input_ids"], batch["labels"] != -100, batch["attention_mask"], strict=True)
+    ]
+    sizes = {len(row.reply_ids) for row in rows}
+    assert (len(rows), len(sizes) > 2) == (NUM_PAIRS, True)  # a mean over rows would be another
+    theirs = trainer.compute_loss(trainer.model, batch).item()
+    model, recorder = copy.deepcopy(tiny_model), Recorder()
+    train_on_dataset(
+        model, rows, reply_nll(model), lambda row: len(row.reply_ids), DatasetOptions(**OPTIONS), 0, recorder
+    )
+    assert recorder.rows[0]["loss"] == pytest.approx(theirs, rel=1e-5)
+
+
+def sequences(half):
+    """Token ids of one side of TRL's reward batch; where the reply begins makes no difference to a score."""
+    found = [ids[mask.bool()].tolist() for ids, mask in zip(*half, strict=True)]
+    assert all(ids[-1] == 1 for ids in found)
+    return [Example(ids[:1], ids[1:]) for ids in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "centering"), [({}, 0.0), ({"center_rewards_coefficient": 0.05}, 0.05)], ids=["plain", "centered"]
+)
+@pytest.mark.parametrize("margins", [None, [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]], ids=["no margin", "margin"])
+def test_reward_models_are_the_same(trl, tokenizer, tmp_path, options, centering, margins):
+    network = tiny.reward_model().network
+    with torch.no_grad():
+        network.score.weight.mul_(20)  # scores and their sums are far from 0
+    texts = dataset() if margins is None else dataset().add_column("margin", margins)
+    trainer = trl.RewardTrainer(
+        model=copy.deepcopy(network),
+        args=trl.RewardConfig(**settings(tmp_path, **options)),
+        train_dataset=texts,
+        processing_class=tokenizer,
+    )
+    batch = first_batch(trainer)
+    own = batch.get("margin", torch.zeros(NUM_PAIRS)).tolist()
+    halves = zip(batch["input_ids"].chunk(2), batch["attention_mask"].chunk(2), strict=True)
+    rows = [
+        Comparison(a, b, 1.0, 1.0, labels=(1.0,), margins=(margin,))
+        for a, b, margin in zip(*map(sequences, halves), own, strict=True)
+    ]
+    assert len(rows) == NUM_PAIRS
+    theirs = trainer.compute_loss(trainer.model, batch).item()
+    margin = None if margins is None else {"source": "scores", "size": 1.0}
+    found, recorder = copy.deepcopy(network), Recorder()
+    train_reward.train(
+        RewardModel(found), found, rows, RewardOptions(centering=centering, margin=margin, **OPTIONS), 0, recorder
+    )
+    assert recorder.rows[0]["loss"] == pytest.approx(theirs, rel=1e-5)

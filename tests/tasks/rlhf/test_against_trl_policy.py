@@ -1,10 +1,11 @@
-"""GRPO and RLOO side by side with TRL 1.16: the same replies and scores give the same advantages, loss and gradient.
+"""GRPO, RLOO and online DPO side by side with TRL 1.16: the same replies and scores give the same loss and gradient.
 
 TRL's trainers sample and score; what they sampled is measured again with our log-probs, advantages and losses, after
 both policies have been moved by the same amount (ratios other than 1). Compared are the value and the gradient by the
 embeddings. Not in TRL: k2 as a loss; REINFORCE, PPO with a critic, best of n.
 """
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import pad_by_row, token_logprobs
-from tasks.rlhf.policy import grpo, rloo
+from tasks.rlhf.policy import grpo, online_dpo, rloo
 from tests.tasks.rlhf.rollouts import make
 
 pytest.importorskip("trl")
@@ -21,6 +22,7 @@ pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
 KL_COEF = 0.1
+BETA = 0.3  # of online DPO
 MAX_NEW_TOKENS = 8
 REPLIES = 4
 
@@ -176,3 +178,90 @@ def test_unscorable_replies_get_the_same_advantages(module, folder, tokenizer, t
     assert 0 < rollout.scored_B.sum() < 2 * REPLIES
     lesson = module.advantages(rollout, KL_COEF, module.Config())
     torch.testing.assert_close(lesson.advantages_BT[:, 0].float(), inputs["advantages"], rtol=1e-5, atol=1e-5)
+
+
+def online(folder, tiny_model, tokenizer, score_of, temperature=1.0):
+    """Loss and gradient of a step of TRL's online DPO, its policy, and what it sampled and measured as our rollout."""
+    from datasets import Dataset
+    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    reference = copy.deepcopy(tiny_model)
+    move(reference, seed=1)
+    prompts = ["w5 w6 w7", "w11", "w9 w8"]
+    trainer = OnlineDPOTrainer(
+        model=copy.deepcopy(tiny_model),
+        ref_model=reference,
+        reward_funcs=lambda completion_ids, **_: [score_of(ids) for ids in completion_ids],
+        args=OnlineDPOConfig(
+            output_dir=str(folder.parent / "online"),
+            beta=BETA,
+            temperature=temperature,
+            max_new_tokens=MAX_NEW_TOKENS,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=tokenizer,
+    )
+    generate, drawn = trainer._generate, []
+    trainer._generate = lambda *args: drawn.append(generate(*args)) or drawn[-1]
+    torch.manual_seed(3)
+    expected = trainer.training_step(trainer.model, {"prompt": prompts})
+    gradient = trainer.model.model.embed_tokens.weight.grad.clone()
+    prompt_ids, prompt_mask, reply_ids, reply_mask, _ = drawn[0]
+    examples = [
+        Example(prompt[kept.bool()].tolist(), reply[own.bool()].tolist())
+        for prompt, kept, reply, own in zip(prompt_ids, prompt_mask, reply_ids, reply_mask, strict=True)
+    ]
+    with torch.no_grad():
+        logprobs = pad_by_row(token_logprobs(reference, examples), examples)
+    rollout = make(
+        torch.zeros_like(logprobs),
+        reply_mask[:, : logprobs.shape[1]],
+        reference=logprobs,
+        scores=[score_of(ids) for ids in reply_ids.tolist()],
+        prompts=[0, 1, 2] * 2,
+        most=MAX_NEW_TOKENS,
+    )
+    return expected.item(), gradient, trainer.model, dataclasses.replace(rollout, examples=examples)
+
+
+def our_online(policy, rollout):
+    config = online_dpo.Config()
+    lesson = online_dpo.advantages(rollout, BETA, config)
+    kept = lesson.kept_B.nonzero().squeeze(1)
+    rollout, lesson = rollout.rows(kept), lesson.rows(kept)
+    policy.zero_grad()
+    width = rollout.reply_mask_BT.shape[1]
+    logprobs_BT = pad_by_row(token_logprobs(policy, rollout.examples), rollout.examples, width)
+    out = online_dpo.loss(logprobs_BT, logprobs_BT, rollout, lesson.advantages_BT, BETA, config)
+    loss = out.loss_B.sum() / out.weight_B.sum()
+    loss.backward()
+    return loss.item(), policy.model.embed_tokens.weight.grad, int(out.weight_B.sum())
+
+
+def by_tokens(ids):
+    return float(sum(ids))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_online_dpo_is_the_same(temperature, folder, tokenizer, tiny_model):
+    """TRL measures log-probs at temperature 1 whatever it samples at (0.9 by default): at 0.7 its loss is ours on
+    log-probs measured at 1. Our loop measures those of the distribution that was sampled from, as in every algorithm
+    here; at 1 nothing differs."""
+    expected, their_gradient, policy, rollout = online(folder, tiny_model, tokenizer, by_tokens, temperature)
+    loss, gradient, num_pairs = our_online(policy, rollout)
+    assert num_pairs == 3
+    assert loss == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(gradient, their_gradient, rtol=1e-4, atol=1e-6)
+    assert abs(loss - np.log(2)) > 0.01  # the policy is not the reference
+
+
+def test_online_dpo_differs_where_two_replies_score_the_same(folder, tokenizer, tiny_model):
+    """TRL calls the first of them the better one; to us they are no pair."""
+    expected, _, policy, rollout = online(folder, tiny_model, tokenizer, lambda ids: 0.0)
+    assert not online_dpo.advantages(rollout, BETA, online_dpo.Config()).kept_B.any()
+    first_better = dataclasses.replace(rollout, scores_B=torch.tensor([1.0] * 3 + [0.0] * 3, dtype=torch.float64))
+    assert our_online(policy, first_better)[0] == pytest.approx(expected, rel=1e-5)
