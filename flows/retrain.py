@@ -89,7 +89,10 @@ def take(space: Workspace, fresh: Path) -> None:
     judge = None if is_mined else partial(holds.judge, data=space.data, options=options, raters=raters)
     graph.restore(space.root, ACCEPTED)  # a clone has it in DVC's cache at most
     taken = shards.accept(fresh, space.data, rules=rules_of(space.root), judge=judge)
-    say(f"{fresh}: {taken.rows} rows for {taken.dataset}" + ("" if taken.is_new else ", which had them already"))
+    known = "" if taken.is_new else ", which had them already"
+    lost = ", ".join(f"{reason} {number}" for reason, number in sorted(taken.refused.items()))
+    lost = f"; {sum(taken.refused.values())} refused ({lost}), see data/quarantine" if lost else ""
+    say(f"{fresh}: {taken.rows} rows for {taken.dataset}{known}{lost}")
     for warning in taken.warnings:
         say(f"{fresh}: warning: {warning}")
 

@@ -170,6 +170,10 @@ def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:
     for path, entry in shards.accepted(data):
         opened = partial(shards.source, path, entry, rules)
         readings.append(Reading(shards.name_of(entry), json.dumps(entry, sort_keys=True), partial(_read, opened)))
+        for number, (lost_path, lost) in enumerate(shards.refused_files(data, entry)):
+            name = f"{shards.name_of(entry)}-refused" + (f"-{number + 1}" if number else "")
+            opened = partial(shards.refused_source, lost_path, lost, name, rules)
+            readings.append(Reading(name, json.dumps(lost, sort_keys=True), partial(_read, opened)))
     names = Counter(each.name for each in readings)
     if twice := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"ingest.sources: two sources are called `{twice[0]}`; rename one of the files")

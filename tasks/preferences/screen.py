@@ -69,6 +69,11 @@ class Refusal:
     excerpt: str  # redacted
     rule_version: str = RULE_VERSION
     near: str | None = None  # the cluster of what the row repeats, or leaks into
+    raw: bytes | None = None  # JSON that the screen refused, as it came; in no quarantine
+
+    def record(self) -> dict[str, Any]:
+        """What the quarantine says of the row."""
+        return {key: value for key, value in vars(self).items() if key != "raw"}
 
 
 def json_rows(path: Path, warnings: Counter[str]) -> Iterator[Row | Refusal]:
@@ -90,12 +95,17 @@ def stream_rows(path: object, stream: io.BufferedReader, warnings: Counter[str])
         if raw is None:
             yield Refusal(number, offset, sha256, "row_too_large", "")
             continue
-        try:
-            yield Row(number, offset, sha256, _given(parse(raw)))
-        except RefusedError as refused:
-            yield Refusal(number, offset, sha256, refused.reason, redact(raw))
+        yield row_of(number, offset, sha256, raw)
     if number == 0:
         raise BadFileError(path, "empty_file", "holds no row; remove it from the sources or fill it")
+
+
+def row_of(line: int, byte_offset: int | None, sha256: str, raw: bytes) -> Row | Refusal:
+    """What becomes of one row's bytes, which stood there."""
+    try:
+        return Row(line, byte_offset, sha256, _given(parse(raw)))
+    except RefusedError as refused:
+        return Refusal(line, byte_offset, sha256, refused.reason, redact(raw), raw=raw)
 
 
 def parse(raw: bytes) -> dict[str, Any]:

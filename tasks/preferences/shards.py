@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,12 +20,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tasks.files import sync, write_json
-from tasks.preferences import canonical
-from tasks.preferences.containers import open_rows, parts
+from tasks.preferences import canonical, refused
+from tasks.preferences.containers import Rows, open_rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, HeldError
-from tasks.preferences.sources import Source, read
+from tasks.preferences.sources import Source, read, recognised
 from tasks.preferences.staging import Staging, Tally
 from tasks.records import DATASETS, content_hash
 
@@ -39,6 +39,7 @@ class Accepted:
     rows: int
     is_new: bool  # False where the same content was accepted before: nothing has changed
     warnings: list[str] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)  # rows of the file by reason; they are kept, too
 
 
 # (dataset, folder with its rows as parquet) -> (holds as lines, warnings, all that was measured)
@@ -67,14 +68,16 @@ def accept(
         entry: dict[str, Any] = {"dataset": dataset, "rows": tally.records[dataset], "sha256": sha256}
         if tally.quarantined["time"]:  # perhaps by the clock: the same file is to fare the same another day
             entry["taken"] = taken
+        if lost := _refused(path, Path(folder) / "staged", tally, judged_by, _places(data, sha256)):
+            entry["refused"] = [lost | ({"taken": taken["at"]} if "taken" in entry else {})]
         if judge is not None and not _is_known(data, sha256):
             holds, warnings, measured = judge(dataset, Path(folder) / "staged" / dataset)
             if holds:
-                _hold(canonical_file, data, entry, holds, measured)
+                _hold(canonical_file.parent, data, entry, holds, measured)
                 raise HeldError(f"{path}: held: {'; '.join(holds)}; {_remedy(data, sha256)}")
-        _keep(canonical_file, data, sha256)
+        _keep(canonical_file.parent, data, entry)
     is_new = _index(data / "shards" / "index.json", entry)
-    return Accepted(dataset, sha256, entry["rows"], is_new, warnings)
+    return Accepted(dataset, sha256, entry["rows"], is_new, warnings, dict(tally.quarantined))
 
 
 def _first_taken(path: Path, data: Path) -> dict[str, str]:
@@ -106,11 +109,12 @@ def release(name: str, data: Path, by: str, reason: str) -> Accepted:
         there = ", ".join(sha256[:12] for sha256 in known) or "none"
         raise ValueError(f"SHARD={name}: names {len(meant)} held shards; give the start of one hash (held: {there})")
     note = json.loads((meant[0] / "hold.json").read_text(encoding="utf-8"))
-    entry, rows = note["entry"], meant[0] / "rows.jsonl"
-    if rows.is_file():
-        if content_hash(rows) != entry["sha256"]:
-            raise BadFileError(rows, "hash_mismatch", "changed since it was held; send the shard again")
-        _keep(rows, data, entry["sha256"])
+    entry = note["entry"]
+    for name, sha256 in _files(entry).items():
+        waiting = meant[0] / name
+        if waiting.is_file() and content_hash(waiting) != sha256:
+            raise BadFileError(waiting, "hash_mismatch", "changed since it was held; send the shard again")
+    _keep(meant[0], data, entry)
     at = datetime.now(UTC).isoformat(timespec="seconds")
     entry = entry | {"released": {"by": by.strip(), "reason": reason.strip(), "at": at, "holds": note["holds"]}}
     is_new = _index(data / "shards" / "index.json", entry)
@@ -123,10 +127,11 @@ def held(data: Path) -> list[Path]:
     return sorted(path.parent for path in (data / "held").glob("*/hold.json"))
 
 
-def _hold(rows: Path, data: Path, entry: dict[str, Any], holds: list[str], measured: dict[str, Any]) -> None:
+def _hold(work: Path, data: Path, entry: dict[str, Any], holds: list[str], measured: dict[str, Any]) -> None:
     folder = data / "held" / entry["sha256"]
     folder.mkdir(parents=True, exist_ok=True)
-    rows.replace(folder / "rows.jsonl")
+    for name in _files(entry):
+        (work / name).replace(folder / name)
     write_json(folder / "hold.json", {"entry": entry, "holds": holds, "measured": measured})
 
 
@@ -141,26 +146,52 @@ def _is_known(data: Path, sha256: str) -> bool:
     return any(entry["sha256"] == sha256 for entry in _read_index(data / "shards" / "index.json"))
 
 
-def _keep(rows: Path, data: Path, sha256: str) -> None:
-    kept = data / "shards" / "rows" / f"{sha256}.jsonl"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    if not kept.exists():
-        rows.replace(kept)
-        sync(kept.parent)
+def names(entry: Mapping[str, Any]) -> set[str]:
+    """The files of an accepted shard in data/shards/rows."""
+    return {f"{entry['sha256']}.jsonl", *map(refused_name, entry.get("refused", []))}
+
+
+def _files(entry: Mapping[str, Any]) -> dict[str, str]:
+    """The files of a shard before it is accepted, each with its hash."""
+    return {"rows.jsonl": entry["sha256"]} | {refused_name(each): each["sha256"] for each in entry.get("refused", [])}
+
+
+def refused_name(lost: Mapping[str, Any]) -> str:
+    return f"{lost['sha256']}.refused.jsonl"
+
+
+def _keep(work: Path, data: Path, entry: Mapping[str, Any]) -> None:
+    """Move the files of a shard to the accepted ones; those that are there already stay."""
+    folder = data / "shards" / "rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _files(entry):
+        kept = folder / (f"{entry['sha256']}.jsonl" if name == "rows.jsonl" else name)
+        if not kept.exists() and (work / name).exists():
+            (work / name).replace(kept)
+    sync(folder)
 
 
 def accepted(data: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The accepted shards in order of arrival. Raises ValueError where one is missing or was changed."""
-    index = data / "shards" / "index.json"
-    found = []
-    for entry in _read_index(index):
-        path = data / "shards" / "rows" / f"{entry['sha256']}.jsonl"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: listed in {index} but missing; fetch it with `dvc pull`")
-        if content_hash(path) != entry["sha256"]:
-            raise BadFileError(path, "hash_mismatch", "changed since it was accepted; restore it with `dvc checkout`")
-        found.append((path, entry))
-    return found
+    shards = _read_index(data / "shards" / "index.json")
+    return [(_listed(data, f"{entry['sha256']}.jsonl", entry["sha256"]), entry) for entry in shards]
+
+
+def refused_files(data: Path, entry: Mapping[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
+    """The files with what was refused of an accepted shard (refused.py), as `accepted`."""
+    return [(_listed(data, refused_name(each), each["sha256"]), each) for each in entry.get("refused", [])]
+
+
+def _listed(data: Path, name: str, sha256: str) -> Path:
+    """A file that the index names. Raises ValueError where it is missing or was changed."""
+    path = data / "shards" / "rows" / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: listed in {data / 'shards' / 'index.json'} but missing; fetch it with `dvc pull`"
+        )
+    if content_hash(path) != sha256:
+        raise BadFileError(path, "hash_mismatch", "changed since it was accepted; restore it with `dvc checkout`")
+    return path
 
 
 def name_of(entry: Mapping[str, Any]) -> str:
@@ -181,6 +212,22 @@ def source(path: Path, entry: Mapping[str, Any], rules: Rules | None = None) -> 
     )
 
 
+def refused_source(path: Path, lost: Mapping[str, Any], name: str, rules: Rules | None = None) -> Source:
+    """What was refused of a shard, to be judged by the rules of now; by the clock, as when it came."""
+    if rules is not None and "taken" in lost:
+        rules = rules.until(datetime.fromisoformat(lost["taken"]))
+    return Source(
+        name=name,
+        where=path,
+        rows=refused.rows(path),
+        warnings=Counter(),
+        format=lost["format"],
+        rows_source=NAME,
+        rules=rules,
+        again=True,
+    )
+
+
 def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules | None) -> tuple[str, Tally, Path]:
     """Screen a file; (dataset, what became of its rows, its canonical JSON Lines)."""
     warnings: Counter[str] = Counter()
@@ -188,7 +235,7 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules 
     fresh = Source(
         name=NAME,
         where=path,
-        rows=chain.from_iterable(part.open(warnings) for part in parts(path)),
+        rows=_rows(path, warnings),
         warnings=warnings,
         max_quarantine_rate=max_quarantine_rate,
         rules=rules,
@@ -212,6 +259,37 @@ def _convert(path: Path, folder: Path, max_quarantine_rate: float, rules: Rules 
     return datasets[0], tally, target
 
 
+def _rows(path: Path, warnings: Counter[str]) -> Rows:
+    return chain.from_iterable(part.open(warnings) for part in parts(path))
+
+
+def _refused(
+    path: Path, work: Path, tally: Tally, rules: Rules | None, known: Collection[refused.Place]
+) -> dict[str, Any] | None:
+    """Keep what was refused of a file, beyond what is known, in `work`; what the index says of it."""
+    if not tally.quarantined:
+        return None
+    _, rows = recognised(_rows(path, Counter()), path, tally.format)
+    target = work / "refused.jsonl"
+    number = refused.keep(rows, tally.format, work / "quarantine" / f"{NAME}.jsonl", target, rules, known)
+    if not number:
+        return None
+    found = {"sha256": content_hash(target), "rows": number, "format": tally.format}
+    target.rename(work / refused_name(found))
+    return found
+
+
+def _places(data: Path, sha256: str) -> set[refused.Place]:
+    """Where the rows stood that were refused of a shard, if it was accepted before."""
+    shards = _read_index(data / "shards" / "index.json")
+    return {
+        place
+        for entry in shards
+        if entry["sha256"] == sha256
+        for place in refused.places(path for path, _ in refused_files(data, entry))
+    }
+
+
 def _read_index(index: Path) -> list[dict[str, Any]]:
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["shards"]
@@ -223,9 +301,14 @@ def _read_index(index: Path) -> list[dict[str, Any]]:
 
 
 def _index(index: Path, entry: dict[str, Any]) -> bool:
-    """Add an entry, atomically; False where it is there already."""
+    """Add an entry, atomically; False where it is there already, to which rows refused this time are added."""
     shards = _read_index(index)
-    if any(known["sha256"] == entry["sha256"] for known in shards):
+    known = next((known for known in shards if known["sha256"] == entry["sha256"]), None)
+    if known is None:
+        shards.append(entry)
+    elif "refused" in entry:
+        known["refused"] = [*known.get("refused", []), *entry["refused"]]
+    else:
         return False
-    write_json(index, {"shards": [*shards, entry]})
-    return True
+    write_json(index, {"shards": shards})
+    return known is None

@@ -43,6 +43,9 @@ class Source:
     derive: bool = True  # a preference also gives its prompt for rollouts
     rules: Rules | None = None  # what texts may hold; None: not asked
     max_quarantine_rate: float | None = None  # None: no limit (an accepted shard cannot block later runs)
+    again: bool = (
+        False  # rows of `format` that were refused before (refused.py): rows of other formats may be among them
+    )
 
 
 class _Accepted(NamedTuple):
@@ -53,10 +56,13 @@ class _Accepted(NamedTuple):
 
 def read(source: Source, staging: Staging, index: Index) -> Tally:
     """Stage the records of a source. Raises BadFileError where the source as a whole cannot be trusted."""
-    form, rows = recognised(source.rows, source.where, source.format)
+    if source.again:  # rows that only say something together are one already
+        form, rows = FORMATS[source.format], source.rows
+    else:
+        form, rows = recognised(source.rows, source.where, source.format)
     tally = Tally(form.name, warnings=source.warnings)
     batches = _batches(rows)
-    told = source.format == "auto"
+    told = source.again or source.format == "auto"
     judge = workers.Judge(form.name, source.rows_source or source.name, source.rules, index.settles, told)
     for batch, verdicts, warnings, made in workers.judged(batches, judge):
         tally.input += len(batch)

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Staging:
     def refuse(self, source: str, refusals: Iterable[Refusal]) -> None:
         with (self.folder / "quarantine" / f"{source}.jsonl").open("a", encoding="utf-8") as file:
             for refusal in refusals:
-                file.write(json.dumps(asdict(refusal), sort_keys=True) + "\n")
+                file.write(json.dumps(refusal.record(), sort_keys=True) + "\n")
 
     def ask_again(self, source: str, pairs: Iterable[Preference]) -> None:
         with (self.folder / "requeue" / f"{source}.jsonl").open("a", encoding="utf-8") as file:

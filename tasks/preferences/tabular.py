@@ -134,7 +134,7 @@ def _judge(number: int, value: dict[str, Any]) -> Row | Refusal:
             raise RefusedError("row_too_large")
         check_text(value)
     except RefusedError as refused:
-        return Refusal(number, None, sha256, refused.reason, redact(text))
+        return Refusal(number, None, sha256, refused.reason, redact(text), raw=text.encode())
     return Row(number, None, sha256, value)
 
 

@@ -115,6 +115,18 @@ def test_a_held_shard_ends_the_command_with_its_own_status_and_is_released_by_it
     assert bounds.releases(space.data) == []
 
 
+def test_a_shard_says_how_many_of_its_rows_are_refused_and_why(
+    space: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**VOTE, "prompt": f"Question {n}"} for n in range(40)] + [{**VOTE, "choice": "c"}, VOTE, VOTE]
+    Path("fresh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    retrain.take(space, Path("fresh.jsonl"))
+    (said, *_) = capsys.readouterr().out.splitlines()
+    assert said == (
+        "fresh.jsonl: 41 rows for preferences; 2 refused (bad_label 1, exact_duplicate 1), see data/quarantine"
+    )
+
+
 def test_a_held_shard_of_the_inbox_moves_aside_and_blocks_nothing(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,10 @@ that most rows do not hold, so that a row costs microseconds.
 import copy
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Rules:
     def __init__(
         self, options: RulesOptions, opt_outs: OptOuts, rubrics: Rubrics, style_guide: str, declines: Declines | None
     ) -> None:
-        self._options, self._rubrics, self._style_guide = options, rubrics, style_guide
+        self._options, self._opt_outs, self._rubrics, self._style_guide = options, opt_outs, rubrics, style_guide
         self._checks = _checks(options, opt_outs, rubrics, declines)
         self._requeues = options.rubric.old_votes == "requeue"
         # Under another key a row may fare otherwise.
@@ -108,6 +108,24 @@ class Rules:
             provenance.check_requeue(self._rubrics, row)
         warnings.update(row.tags)
         return row.tagged()
+
+    def lets_keep(self, text: str, names: Iterable[str]) -> bool:
+        """Whether a refused row may be kept as it came: not with what accepted rows are kept without.
+
+        names: of whoever the row may belong to.
+        """
+        texts = Texts((text,), ())
+        is_theirs = bool(self._opt_outs.hashes) and any(map(self._opt_outs.holds, names))
+        return not is_theirs and not any(holds(texts) for holds in self._lost)
+
+    @cached_property
+    def _lost(self) -> list[Callable[[Texts], bool]]:
+        """What tells texts that hold something which the rules refuse or redact, so that it is not kept."""
+        families: tuple[tuple[str, Callable[[Texts], bool]], ...] = (
+            (self._options.secret, secrets.has_one),
+            (self._options.personal.mode, personal.Check(self._options.personal).finds),
+        )
+        return [holds for mode, holds in families if mode in ("refuse", "redact")]
 
     def breaches(self, reply: str) -> list[str] | None:
         """What a demonstration made of a preferred reply breaks of the style guide; None: it is not to be made."""

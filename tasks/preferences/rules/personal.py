@@ -49,6 +49,9 @@ class Check:
             row.rewrite(lambda _: redacted)
         row.found(self._options.mode, REDACTED if self._options.mode == "redact" else FOUND)
 
+    def finds(self, texts: Texts) -> bool:
+        return self._redacted(texts)[0] > 0
+
     def _redacted(self, texts: Texts) -> tuple[int, str]:
         """(different values in some texts, the texts without them)."""
         if self._plain and not identifiers.may_hold(texts.text, texts.raw):

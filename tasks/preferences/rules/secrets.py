@@ -52,14 +52,14 @@ MIN_BITS = 3.5  # of entropy per character: English words have about 3, random b
 
 
 def check(mode: str, row: Row) -> None:
-    if not row.texts.once(_has_one):
+    if not row.texts.once(has_one):
         return
     if mode == "redact":
         row.rewrite(lambda text: Placeholders(text).apply(text, find))
     row.found(mode, REASON)
 
 
-def _has_one(texts: Texts) -> bool:
+def has_one(texts: Texts) -> bool:
     is_assigned = not _NAMES.isdisjoint(texts.words)
     return next(find(texts.text, texts.lower if is_assigned else ""), None) is not None
 
