@@ -4,7 +4,7 @@ A hold says one line: what was measured, the value, the bound, what to do. A fre
 comparisons before it is one of them; a dataset is held against fixed bounds (`validate.holds`); see infra/decisions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import ndtri
 
-from tasks.preferences import shift
+from tasks.preferences import blocks, shift
 from tasks.preferences.flips import Accepted, Flips, flips
 from tasks.preferences.hold import Hold
 from tasks.preferences.predictor import decided
 from tasks.preferences.rater_options import RaterOptions
+from tasks.preferences.tables import source_of
 from tasks.preferences.triggers import Corpus, Trigger, triggers
 
 Row = Mapping[str, Any]
@@ -140,12 +141,15 @@ def _warnings(shard: Sequence[Row], options: RaterOptions) -> list[str]:
     return found
 
 
-def sample(folder: Path, number: int) -> list[dict[str, Any]]:
+def sample(folder: Path, number: int, left_out: Collection[str] = ()) -> list[dict[str, Any]]:
     """About so many rows of the parquet files of a folder, spread evenly over them; [] where there is no file.
 
     Whole groups of rows are left unread where there are more than needed, so that time does not grow with the data.
+    left_out: shards of which no row is taken.
     """
-    files = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
+    paths = sorted(folder.glob("*.parquet"))
+    paths = [path for path in paths if source_of(path).partition("-refused")[0] not in left_out]
+    files = [pq.ParquetFile(path) for path in paths]
     total = sum(file.metadata.num_rows for file in files)
     rows: list[dict[str, Any]] = []
     for file in files:
@@ -163,15 +167,42 @@ def sample(folder: Path, number: int) -> list[dict[str, Any]]:
 def judge(
     dataset: str, rows: Path, data: Path, options: ShardOptions, raters: RaterOptions
 ) -> tuple[list[str], list[str], dict[str, Any]]:
-    """Holds, warnings and measures of a fresh shard whose rows are parquet in a folder; only comparisons are judged."""
+    """Holds, warnings and measures of a fresh shard whose rows are parquet in a folder; only comparisons are judged.
+
+    One that is too small is judged together with those before it that were, too (blocks.py).
+    """
     if dataset != "preferences":
         return [], [], {}
-    accepted = sample(data / "raw" / dataset, options.max_compared)
-    verdict = judge_shard(sample(rows, options.max_compared), accepted, options, raters)
-    warnings = list(verdict.warnings)
+    shard, known = sample(rows, options.max_compared), data / "raw" / dataset
+    number = len(decided(shard))
+    block = blocks.waiting(data) if number < MIN_SHARD else []
+    accepted = sample(known, options.max_compared, {f"shard-{entry['sha256'][:12]}" for entry in block})
+    verdict = judge_shard(shard, accepted, options, raters)
+    warnings, measured = list(verdict.warnings), dict(verdict.measured)
+    if number < MIN_SHARD:
+        before = blocks.size(block)
+        if blocks.is_due(before, before + number):
+            verdict = judge_block([*blocks.rows(data, block), *shard], accepted, options, raters)
+        measured = {**verdict.measured, "block": [entry["sha256"] for entry in block], blocks.NOTE: number}
+    lines = [hold.line for hold in verdict.holds]
+    if lines and block:
+        lines[-1] += blocks.said(data, block)
     if not verdict.compared:
         warnings.append(
             f"not compared with accepted data: that needs {MIN_SHARD} decided comparisons here and {MIN_ACCEPTED} in "
-            f"{data / 'raw' / dataset}"
+            f"{known}" + ("; judged together with the next small shards" if number < MIN_SHARD else "")
         )
-    return [hold.line for hold in verdict.holds], warnings, verdict.measured | {"compared": verdict.compared}
+    return lines, warnings, measured | {"compared": verdict.compared}
+
+
+def judge_block(
+    rows: Sequence[Row],
+    accepted: Sequence[Row],
+    options: ShardOptions,
+    raters: RaterOptions,
+    known: Accepted | None = None,
+) -> Verdict:
+    """`judge_shard` of several small shards, each row once; alpha is shared among the looks at a block."""
+    once = {row["id"]: row for row in reversed(rows)}
+    shared = options.model_copy(update={"alpha": options.alpha / len(blocks.LOOKS)})
+    return judge_shard(list(once.values()), accepted, shared, raters, known)

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tasks.files import sync, write_json
-from tasks.preferences import canonical, refused
+from tasks.preferences import blocks, canonical, refused
 from tasks.preferences.containers import Rows, open_rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.rules import Rules
@@ -72,6 +72,8 @@ def accept(
             entry["refused"] = [lost | ({"taken": taken["at"]} if "taken" in entry else {})]
         if judge is not None and not _is_known(data, sha256):
             holds, warnings, measured = judge(dataset, Path(folder) / "staged" / dataset)
+            if blocks.NOTE in measured:
+                entry[blocks.NOTE] = measured[blocks.NOTE]
             if holds:
                 _hold(canonical_file.parent, data, entry, holds, measured)
                 raise HeldError(f"{path}: held: {'; '.join(holds)}; {_remedy(data, sha256)}")

@@ -1,10 +1,13 @@
 """How often a bad shard is held, and a clean one: power by kind and rate of poison, false alarms, seconds.
 
-    python tests/bench/holds.py [--seeds 20] [--pairs hh.jsonl.gz]
+    python tests/bench/holds.py [--seeds 20] [--pairs hh.jsonl.gz] [--drip 40]
 
 The simulated world (history 8,000 comparisons, shard 5,000), the same without the raters' confidence, and a file of
 real pairs where one is given (two thirds history, one third shard). Every seed draws history and shard anew. Prints a
 table and writes data/bench/holds.json; about half a minute of processor a seed.
+
+With --drip, shards of so many rows instead, which are judged together (tasks/preferences/blocks.py): in how many seeds
+one is held before the block ends, by what was done to a share of all rows.
 """
 
 import argparse
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import world
-from tasks.preferences import formats, holds
+from tasks.preferences import blocks, formats, holds
 from tasks.preferences.containers import open_rows
 from tasks.preferences.errors import RefusedError
 from tasks.preferences.flips import Accepted, flips
@@ -30,6 +33,7 @@ from tasks.preferences.triggers import Corpus, triggers
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "data/bench/holds.json"
 RATES = {"flipped": (0.1, 0.05, 0.01), "trigger": (0.05, 0.01, 0.004)}  # by the first word of a kind
+DRIP_RATES = {"flipped": (1.0, 0.25, 0.1), "trigger": (0.1, 0.05)}
 OPTIONS = holds.ShardOptions()
 Row = dict[str, Any]
 OTHER = {"a": "b", "b": "a"}
@@ -132,6 +136,36 @@ def measure(rows: list[Row], history: int, shard: int, seeds: int, kinds: Sequen
     }
 
 
+def drips(rows: list[Row], history: int, size: int, seeds: int) -> dict[str, Any]:
+    """The share of blocks of small shards in which one is held."""
+    held: Counter[str] = Counter()
+    for seed in range(seeds):
+        rng = random.Random(seed)
+        drawn = rng.sample(rows, history + 2 * blocks.LOOKS[-1])
+        accepted, fresh = drawn[:history], drawn[history:]
+        known = Accepted(decided(accepted))
+        held["clean"] += _is_held(fresh, size, accepted, known)
+        for kind in (name for name in KINDS if name != "flipped by one rater"):
+            for rate in DRIP_RATES[kind.split()[0]]:
+                held[f"{kind} {rate:g}"] += _is_held(KINDS[kind](fresh, rate, rng), size, accepted, known)
+        sys.stderr.write(f"seed {seed}: {dict(held)}\n")
+    return {"history": history, "size": size, "seeds": seeds, "held": {name: n / seeds for name, n in held.items()}}
+
+
+def _is_held(rows: list[Row], size: int, accepted: list[Row], known: Accepted) -> bool:
+    before = 0
+    for end in range(size, len(rows) + 1, size):
+        after = before + len(decided(rows[end - size : end]))
+        if blocks.is_due(before, after):
+            verdict = holds.judge_block(rows[:end], accepted, OPTIONS, RaterOptions(), known)
+            if verdict.holds:
+                return True
+        if after >= blocks.LOOKS[-1]:
+            break
+        before = after
+    return False
+
+
 def _looks_flipped(rows: list[Row], known: Accepted) -> bool:
     fresh = decided(rows)
     return bool(holds.flip_holds(flips(fresh, known.judge(fresh), known), OPTIONS))
@@ -147,10 +181,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--pairs", type=Path, help="real pairs in any known format")
     parser.add_argument("--world", type=int, nargs=2, default=(8000, 5000), help="history and shard; 0 0: none")
+    parser.add_argument("--drip", type=int, help="rows of a shard, too few to be judged alone")
     options = parser.parse_args()
     found: dict[str, Any] = {}
     history, shard = options.world
     rows = simulated(history + 3 * shard) if history else []
+    if options.drip:
+        result = drips(rows, history, options.drip, options.seeds)
+        sys.stdout.write(f"shards of {options.drip} rows, history {history}, {options.seeds} seeds\n")
+        for kind, share in result["held"].items():
+            sys.stdout.write(f"  {kind:<36}{share:6.2f}\n")
+        return
     if history:
         found["world"] = measure(rows, history, shard, options.seeds, list(KINDS))
     if options.pairs:

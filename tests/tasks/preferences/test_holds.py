@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.preferences import flips, holds, shards, shift
+from tasks.preferences import blocks, flips, holds, shards, shift
 from tasks.preferences.holds import ShardOptions, judge_shard
 from tasks.preferences.predictor import decided
 from tasks.preferences.rater_options import RaterOptions
@@ -190,6 +190,66 @@ def test_a_held_shard_stays_out_until_a_person_releases_it(data: Path) -> None:
     assert {key: entry["released"][key] for key in ("by", "reason")} == {"by": "ann", "reason": "a campaign of ours"}
     assert entry["released"]["holds"][0].startswith("suspected_poison")
     assert accept(data, poisoned).is_new is False  # what was released is not held again
+
+
+def drip(data: Path, rows: list[Row], size: int) -> tuple[list[shards.Accepted], str]:
+    """Send rows in shards of this size until one is held; those taken in, and why it is held."""
+    taken = []
+    for start in range(0, len(rows), size):
+        try:
+            taken.append(accept(data, rows[start : start + size]))
+        except HeldError as held:
+            return taken, str(held)
+    return taken, ""
+
+
+def test_flipped_labels_that_drip_in_are_held_together(data: Path) -> None:
+    taken, said = drip(data, flipped(comparisons(588, 21), lambda n, row: True), 40)
+    assert 1 <= len(taken) <= 3
+    assert taken[0].warnings[-1].endswith("judged together with the next small shards")
+    assert "held: flipped_labels: the labels look flipped" in said
+    assert f"judged together with the {len(taken)} small shards before it, which are in already: " in said
+    assert all(each.sha256[:12] in said for each in taken)
+    assert "remove its entry from" in said
+    assert "\n" not in said
+
+
+def test_a_phrase_that_drips_in_is_held(data: Path) -> None:
+    taken, said = drip(data, with_trigger(comparisons(588, 22), 10), 40)
+    assert "suspected_poison" in said
+    assert len(taken) < 12
+
+
+def test_clean_shards_that_drip_in_pass_in_blocks(data: Path) -> None:
+    taken, said = drip(data, comparisons(900, 23), 49)
+    assert said == ""
+    assert len(taken) == 19
+    noted = [entry for _, entry in shards.accepted(data)]
+    assert all(entry[blocks.NOTE] < holds.MIN_SHARD for entry in noted)
+    assert blocks.size(blocks.waiting(data)) < blocks.LOOKS[-1] < blocks.size(noted)
+
+
+def test_a_block_ends_with_a_release_and_is_not_what_it_is_compared_with(data: Path) -> None:
+    rows = flipped(comparisons(588, 21), lambda n, row: True)
+    taken, _ = drip(data, rows, 40)
+    for each in taken:  # as the next run of ingest writes them
+        part = [Preference(**json.loads(line)) for line in lines_of(data, each.sha256)]
+        write_table(to_table(part, Preference), data / f"raw/preferences/shard-{each.sha256[:12]}.parquet")
+    (folder,) = shards.held(data)
+    assert [entry["sha256"] for entry in blocks.waiting(data)] == [each.sha256 for each in taken]
+    _, said = drip(data, comparisons(40, 24), 40)  # a clean one is held as well, as long as they are in
+    assert "flipped_labels" in said
+    index = data / "shards/index.json"
+    whole = index.read_text()
+    index.write_text('{"shards": []}')  # taken back
+    assert drip(data, comparisons(40, 24), 40)[1] == ""
+    index.write_text(whole)
+    shards.release(folder.name, data, "ann", "they mean it")
+    assert blocks.waiting(data) == []
+
+
+def lines_of(data: Path, sha256: str) -> list[str]:
+    return (data / f"shards/rows/{sha256}.jsonl").read_text().splitlines()
 
 
 def test_a_held_shard_that_was_changed_is_not_released(data: Path) -> None:
