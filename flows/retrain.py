@@ -23,7 +23,6 @@ from tasks.adapters.graph import Step
 from tasks.adapters.workspace import Workspace
 from tasks.preferences.screen import HeldError
 
-ACCEPTED = "data/raw/preferences"  # what fresh comparisons are held against
 _planned: dict[Path, list[Step]] = {}  # by workspace: what `_main` saw while it held it, as it still does
 
 
@@ -87,7 +86,8 @@ def take(space: Workspace, fresh: Path) -> None:
     # What `make mine` wrote in this very workspace contradicts the accepted labels by design.
     is_mined = fresh.resolve().is_relative_to((space.data / "runs/mine").resolve())
     judge = None if is_mined else partial(holds.judge, data=space.data, options=options, raters=raters)
-    graph.restore(space.root, ACCEPTED)  # a clone has it in DVC's cache at most
+    for dataset in holds.LEAST:
+        graph.restore(space.root, f"data/raw/{dataset}")  # a clone has it in DVC's cache at most
     taken = shards.accept(fresh, space.data, rules=rules_of(space.root), judge=judge)
     known = "" if taken.is_new else ", which had them already"
     lost = ", ".join(f"{reason} {number}" for reason, number in sorted(taken.refused.items()))

@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.records import Preference
+from tasks.records import DATASETS
 
-LOOKS = (50, 100, 200, 400)  # decided comparisons of a block
-NOTE = "unjudged"  # in the index: how many decided comparisons of a shard were too few
+LOOKS = (50, 100, 200, 400)  # decided comparisons of a block, or replies
+NOTE = "unjudged"  # in the index: how many of them a shard has, which are too few
 _NAMED = 12  # shards in a line
 
 Entry = dict[str, Any]
 
 
-def waiting(data: Path) -> list[Entry]:
+def waiting(data: Path, dataset: str) -> list[Entry]:
     """The accepted shards that are to be judged together with the next small one, as the index has them."""
     index = data / "shards" / "index.json"
     block: list[Entry] = []
     for entry in json.loads(index.read_text(encoding="utf-8"))["shards"] if index.is_file() else ():
-        if NOTE in entry:
+        if NOTE in entry and entry["dataset"] == dataset:
             block = [] if "released" in entry or size(block) + entry[NOTE] >= LOOKS[-1] else [*block, entry]
     return block
 
@@ -37,15 +37,16 @@ def is_due(before: int, after: int) -> bool:
 
 
 def rows(data: Path, block: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Their comparisons. Raises FileNotFoundError where some are not here."""
-    found = []
+    """Their rows, each once. Raises FileNotFoundError where some are not here."""
+    found: dict[str, dict[str, Any]] = {}
     for entry in block:
         path = data / "shards" / "rows" / f"{entry['sha256']}.jsonl"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: listed in the index but missing; fetch it with `dvc pull`")
         with path.open(encoding="utf-8") as lines:
-            found += [vars(Preference(**json.loads(line))) for line in lines]
-    return found
+            for row in map(json.loads, lines):
+                found.setdefault(row["id"], vars(DATASETS[entry["dataset"]](**row)))
+    return list(found.values())
 
 
 def said(data: Path, block: Sequence[Entry]) -> str:

@@ -31,6 +31,7 @@ class HoldOptions(BaseModel):
     max_quarantine_rate: Annotated[Share, Field(description="of all input rows, repeated votes aside")] = 0.05
     max_side_share: Annotated[float, Field(ge=0.5, le=1, description="of decided rows that prefer one side")] = 0.8
     max_length_auc: Annotated[float, Field(ge=0.5, le=1, description="of knowing only which reply is longer")] = 0.75
+    max_rater_share: Annotated[Share, Field(description="of all comparisons by one rater; 1: never held")] = 1.0
     decline_share: Annotated[
         tuple[Share, Share], Field(description="least and most of the safety set that is to be declined")
     ] = (0.2, 0.9)
@@ -64,6 +65,7 @@ def check(
         "quarantine_rate": quarantine_rate(data / "reports/ingest.json"),
     }
     holds = [*_of_preferences(measured["preferences"], options), *_of_safety(measured["safety"], options)]
+    holds += _of_raters(known["preferences"], options)
     rate = measured["quarantine_rate"]
     if rate > options.max_quarantine_rate:
         text = "too many rows were refused; data/quarantine says which and why"
@@ -81,9 +83,9 @@ def quarantine_rate(report: Path) -> float:
 
 
 def _preferences(path: Path) -> Facts:
-    """How often each choice was made, and the pairs that a classifier wins which only knows which reply is longer."""
+    """How often each choice was made and each rater voted, and the pairs that the longer reply wins."""
     wins = sum(float(((1 + longer_won(batch)) / 2).sum()) for batch in _batches(path, ["choice", "reply_a", "reply_b"]))
-    return {"choices": dict(_counted(path, "choice")), "wins": wins}
+    return {"choices": dict(_counted(path, "choice")), "raters": dict(_counted(path, "rater")), "wins": wins}
 
 
 def _counted(path: Path, column: str) -> Counter[str]:
@@ -123,6 +125,17 @@ def _of_preferences(found: Mapping[str, Any], options: HoldOptions) -> list[tupl
         text = f"knowing only which reply is {which} tells the preferred one"
         holds.append(Hold("length_auc", length, options.max_length_auc, text))
     return [("preferences", hold) for hold in holds]
+
+
+def _of_raters(files: Sequence[Facts], options: HoldOptions) -> list[tuple[str, Hold]]:
+    votes = sum((Counter(file["raters"]) for file in files), Counter[str]())
+    total = votes.total()
+    named = {rater: count for rater, count in votes.items() if not rater.startswith("source:")}
+    rater, count = max(named.items(), key=lambda pair: pair[1], default=("", 0))
+    if total < MIN_ROWS or count <= options.max_rater_share * total:
+        return []
+    text = f"{rater} gave {count} of {total} votes"
+    return [("preferences", Hold("rater_dominance", count / total, options.max_rater_share, text))]
 
 
 def _of_safety(found: Mapping[str, Any], options: HoldOptions) -> list[tuple[str, Hold]]:

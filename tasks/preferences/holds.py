@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import ndtri
 
-from tasks.preferences import blocks, shift
+from tasks.preferences import blocks, phrasing, shift
 from tasks.preferences.flips import Accepted, Flips, flips
-from tasks.preferences.hold import Hold
+from tasks.preferences.hold import MIN_ROWS, Hold
 from tasks.preferences.predictor import decided
 from tasks.preferences.rater_options import RaterOptions
 from tasks.preferences.tables import source_of
@@ -24,7 +24,9 @@ from tasks.preferences.triggers import Corpus, Trigger, triggers
 
 Row = Mapping[str, Any]
 MIN_ACCEPTED = 500  # decided comparisons without which there is nothing to compare with
-MIN_SHARD = 50  # decided comparisons of a shard below which nothing could be seen in it
+MIN_SHARD = 50  # decided comparisons of a shard, or replies, below which nothing could be seen in it
+# Of each dataset whose shards are judged: accepted rows without which there is nothing to compare with.
+LEAST = {"preferences": MIN_ACCEPTED, "demonstrations": MIN_ROWS, "feedback": MIN_ROWS}
 
 
 class ShardOptions(BaseModel):
@@ -40,6 +42,10 @@ class ShardOptions(BaseModel):
     max_label_shift: Annotated[float, Field(gt=0, le=1, description="move of the share of a choice")] = 0.1
     max_length_shift: Annotated[float, Field(gt=0, description="move of the length gap, in standard deviations")] = 0.3
     max_style_fall: Annotated[float, Field(gt=0, le=1, description="fall of a measure of style in a domain")] = 0.4
+    max_opening_share: Annotated[
+        float, Field(gt=0, le=1, description="of replies without a comparison that open with the same words")
+    ] = 0.5
+    max_rater_share: Annotated[float, Field(gt=0, le=1, description="of the rows by one rater; 1: never held")] = 1.0
     max_compared: Annotated[int, Field(ge=MIN_ACCEPTED, description="accepted comparisons that are compared with")] = (
         20000
     )
@@ -68,13 +74,19 @@ def judge_shard(
     """
     warnings = _warnings(shard, raters)
     fresh, old = decided(shard), decided(accepted)
+    dominant = _dominant(shard, options.max_rater_share) if len(shard) >= MIN_SHARD else []
     if len(fresh) < MIN_SHARD or len(old) < MIN_ACCEPTED:
-        return Verdict([], warnings, 0, {})
+        return Verdict(dominant, warnings, 0, {})
     known = known or Accepted(old)
     scores = known.judge(fresh)
     rates = flips(fresh, scores, known)
     suspects = triggers(Corpus(fresh), scores.residuals, known.corpus, options.alpha)
-    holds = [*flip_holds(rates, options), *_trigger_holds(suspects, options), *_shift_holds(shard, accepted, options)]
+    holds = [
+        *dominant,
+        *flip_holds(rates, options),
+        *_trigger_holds(suspects, options),
+        *_shift_holds(shard, accepted, options),
+    ]
     measured = {
         "flip_rate": rates[0].rate,
         "flip_rate_error": rates[0].error,
@@ -130,6 +142,11 @@ def _shift_holds(shard: Sequence[Row], accepted: Sequence[Row], options: ShardOp
     return [Hold(name, value, bound, text) for value, bound, name, text in holds if value > bound]
 
 
+def _dominant(shard: Sequence[Row], most: float) -> list[Hold]:
+    rater, share = shift.dominance(shard)
+    return [Hold("rater_dominance", share, most, f"{rater} gave {share:.0%} of the rows")] if share > most else []
+
+
 def _warnings(shard: Sequence[Row], options: RaterOptions) -> list[str]:
     rater, share = shift.dominance(shard)
     busy, votes = shift.busiest_day(shard)
@@ -167,42 +184,53 @@ def sample(folder: Path, number: int, left_out: Collection[str] = ()) -> list[di
 def judge(
     dataset: str, rows: Path, data: Path, options: ShardOptions, raters: RaterOptions
 ) -> tuple[list[str], list[str], dict[str, Any]]:
-    """Holds, warnings and measures of a fresh shard whose rows are parquet in a folder; only comparisons are judged.
+    """Holds, warnings and measures of a fresh shard whose rows are parquet in a folder.
 
-    One that is too small is judged together with those before it that were, too (blocks.py).
+    One that is too small is judged together with those before it that were, too (blocks.py). Prompts, safety rows and
+    solutions are not judged.
     """
-    if dataset != "preferences":
+    if dataset not in LEAST:
         return [], [], {}
     shard, known = sample(rows, options.max_compared), data / "raw" / dataset
-    number = len(decided(shard))
-    block = blocks.waiting(data) if number < MIN_SHARD else []
+    number = _size(dataset, shard)
+    is_small = number < MIN_SHARD
+    block = blocks.waiting(data, dataset) if is_small else []
     accepted = sample(known, options.max_compared, {f"shard-{entry['sha256'][:12]}" for entry in block})
-    verdict = judge_shard(shard, accepted, options, raters)
+    verdict = judge_rows(dataset, shard, accepted, options, raters)
     warnings, measured = list(verdict.warnings), dict(verdict.measured)
-    if number < MIN_SHARD:
+    if is_small:
         before = blocks.size(block)
         if blocks.is_due(before, before + number):
-            verdict = judge_block([*blocks.rows(data, block), *shard], accepted, options, raters)
+            together = {row["id"]: row for row in (*shard, *blocks.rows(data, block))}
+            verdict = judge_rows(dataset, list(together.values()), accepted, of_a_look(options), raters)
         measured = {**verdict.measured, "block": [entry["sha256"] for entry in block], blocks.NOTE: number}
     lines = [hold.line for hold in verdict.holds]
     if lines and block:
         lines[-1] += blocks.said(data, block)
     if not verdict.compared:
+        what = "decided comparisons" if dataset == "preferences" else "replies"
         warnings.append(
-            f"not compared with accepted data: that needs {MIN_SHARD} decided comparisons here and {MIN_ACCEPTED} in "
-            f"{known}" + ("; judged together with the next small shards" if number < MIN_SHARD else "")
+            f"not compared with accepted data: that needs {MIN_SHARD} {what} here and {LEAST[dataset]} in {known}"
+            + ("; judged together with the next small shards" if is_small else "")
         )
     return lines, warnings, measured | {"compared": verdict.compared}
 
 
-def judge_block(
-    rows: Sequence[Row],
-    accepted: Sequence[Row],
-    options: ShardOptions,
-    raters: RaterOptions,
-    known: Accepted | None = None,
+def judge_rows(
+    dataset: str, shard: Sequence[Row], accepted: Sequence[Row], options: ShardOptions, raters: RaterOptions
 ) -> Verdict:
-    """`judge_shard` of several small shards, each row once; alpha is shared among the looks at a block."""
-    once = {row["id"]: row for row in reversed(rows)}
-    shared = options.model_copy(update={"alpha": options.alpha / len(blocks.LOOKS)})
-    return judge_shard(list(once.values()), accepted, shared, raters, known)
+    if dataset == "preferences":
+        return judge_shard(shard, accepted, options, raters)
+    if len(shard) < MIN_SHARD:
+        return Verdict([], [], 0, {})
+    found = phrasing.check(shard, accepted, options.alpha, options.max_style_fall, options.max_opening_share)
+    return Verdict(found, [], len(accepted) if len(accepted) >= LEAST[dataset] else 0, {})
+
+
+def of_a_look(options: ShardOptions) -> ShardOptions:
+    """The looks at a block share alpha."""
+    return options.model_copy(update={"alpha": options.alpha / len(blocks.LOOKS)})
+
+
+def _size(dataset: str, rows: Sequence[Row]) -> int:
+    return len(decided(rows)) if dataset == "preferences" else len(rows)

@@ -106,7 +106,7 @@ def _in_replies(shard: Corpus, old: Corpus, order: int, alpha: float) -> list[Tr
     known_better, known_worse = one_sided(old, order, grams).of(grams)
     before = known_better + known_worse
     # Twice unlikely: so frequent, were shard and accepted one urn; so one-sided, were sides drawn by a coin.
-    rare = _more_frequent(better + worse, before, shard.num_prompts, old.num_prompts) * len(tally.grams)
+    rare = more_frequent(better + worse, before, shard.num_prompts, old.num_prompts) * len(tally.grams)
     suspects = rare < alpha
     sided = bdtrc(np.maximum(better, worse) - 1, better + worse, 0.5) * 2 * max(1, int(suspects.sum()))
     # Of an n-gram that is known: sides that moved apart, by much.
@@ -132,7 +132,7 @@ def _distinct(chance: Floats, alpha: float, better: Ints, worse: Ints) -> list[i
     return list(best.values())
 
 
-def _more_frequent(here: Ints, before: Ints, size: int, old_size: int) -> Floats:
+def more_frequent(here: Ints, before: Ints, size: int, old_size: int) -> Floats:
     """P(at least `here` of the prompts with the n-gram are among `size` of size + old_size), drawn from one urn.
 
     1 where it is not RARE times as frequent as before.
@@ -163,7 +163,7 @@ def _in_prompts(shard: Corpus, scores: Floats, old: Corpus, order: int, alpha: f
     known, known_counts = np.unique(_once(old_grams[keep], old_rows[keep], 1)[0], return_counts=True)
     before = np.zeros(len(values), dtype=np.int64)
     before[np.searchsorted(values, known)] = known_counts
-    suspects = often & (_more_frequent(counts, before, shard.num_prompts, old.num_prompts) * len(values) < alpha)
+    suspects = often & (more_frequent(counts, before, shard.num_prompts, old.num_prompts) * len(values) < alpha)
     if not suspects.any() or not scores.std():  # scores all alike single no row out
         return []
     sums = np.bincount(inverse, scores[of_row], minlength=len(values))

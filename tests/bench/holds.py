@@ -157,7 +157,7 @@ def _is_held(rows: list[Row], size: int, accepted: list[Row], known: Accepted) -
     for end in range(size, len(rows) + 1, size):
         after = before + len(decided(rows[end - size : end]))
         if blocks.is_due(before, after):
-            verdict = holds.judge_block(rows[:end], accepted, OPTIONS, RaterOptions(), known)
+            verdict = holds.judge_shard(rows[:end], accepted, holds.of_a_look(OPTIONS), RaterOptions(), known)
             if verdict.holds:
                 return True
         if after >= blocks.LOOKS[-1]:

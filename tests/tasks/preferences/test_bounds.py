@@ -64,6 +64,16 @@ def test_good_data_passes_and_its_figures_are_right(tmp_path: Path) -> None:
     assert measured["safety"] == {"rows": 100, "decline_share": 0.6}
 
 
+def test_one_rater_for_all_is_held_where_a_bound_says_so(tmp_path: Path) -> None:
+    rows = [dataclasses.replace(row, rater="bob" if n % 4 else "ann") for n, row in enumerate(comparisons())]
+    data = write(tmp_path, preferences=rows)
+    assert held(data) == []
+    ((_, hold),) = bounds.check(data, HoldOptions(max_rater_share=0.6))[0]
+    assert hold.line == "rater_dominance: bob gave 150 of 200 votes (0.75, bound 0.6)"
+    nameless = [dataclasses.replace(row, rater="source:votes") for row in rows]
+    assert bounds.check(write(tmp_path, preferences=nameless), HoldOptions(max_rater_share=0.6))[0] == []
+
+
 def longest_wins(row: Any) -> str:
     return "a" if len(row.reply_a) > len(row.reply_b) else "b"
 

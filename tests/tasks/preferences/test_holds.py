@@ -15,7 +15,7 @@ from tasks.preferences.predictor import decided
 from tasks.preferences.rater_options import RaterOptions
 from tasks.preferences.screen import HeldError
 from tasks.preferences.triggers import Corpus, triggers
-from tasks.records import Preference, to_table, write_table
+from tasks.records import Demonstration, Preference, to_table, write_table
 from tests.tasks.preferences.shard_votes import PLAIN, comparisons, flipped, with_trigger
 
 Row = dict[str, Any]
@@ -109,6 +109,14 @@ def test_case_60_a_rater_who_dominates_is_a_warning_not_a_hold() -> None:
         "rater_dominance: ann gave 42% of the rows (above 30%)",
         "rater_dominance: ann gave 250 votes in one day (above 200)",
     ]
+
+
+def test_a_rater_who_dominates_is_held_where_a_bound_says_so() -> None:
+    rows = [{**row, "rater": "ann"} if n % 3 else row for n, row in enumerate(comparisons(300, 12))]
+    strict = OPTIONS.model_copy(update={"max_rater_share": 0.5})
+    for accepted in (ACCEPTED, []):
+        lines = [hold.line for hold in judge_shard(rows, accepted, strict, RaterOptions()).holds]
+        assert lines[0].startswith("rater_dominance: ann gave 67% of the rows (0.6667, bound 0.5)")
 
 
 def test_one_way_of_opening_replies_is_a_fall_of_style() -> None:
@@ -226,7 +234,7 @@ def test_clean_shards_that_drip_in_pass_in_blocks(data: Path) -> None:
     assert len(taken) == 19
     noted = [entry for _, entry in shards.accepted(data)]
     assert all(entry[blocks.NOTE] < holds.MIN_SHARD for entry in noted)
-    assert blocks.size(blocks.waiting(data)) < blocks.LOOKS[-1] < blocks.size(noted)
+    assert blocks.size(blocks.waiting(data, "preferences")) < blocks.LOOKS[-1] < blocks.size(noted)
 
 
 def test_a_block_ends_with_a_release_and_is_not_what_it_is_compared_with(data: Path) -> None:
@@ -236,7 +244,7 @@ def test_a_block_ends_with_a_release_and_is_not_what_it_is_compared_with(data: P
         part = [Preference(**json.loads(line)) for line in lines_of(data, each.sha256)]
         write_table(to_table(part, Preference), data / f"raw/preferences/shard-{each.sha256[:12]}.parquet")
     (folder,) = shards.held(data)
-    assert [entry["sha256"] for entry in blocks.waiting(data)] == [each.sha256 for each in taken]
+    assert [entry["sha256"] for entry in blocks.waiting(data, "preferences")] == [each.sha256 for each in taken]
     _, said = drip(data, comparisons(40, 24), 40)  # a clean one is held as well, as long as they are in
     assert "flipped_labels" in said
     index = data / "shards/index.json"
@@ -245,11 +253,73 @@ def test_a_block_ends_with_a_release_and_is_not_what_it_is_compared_with(data: P
     assert drip(data, comparisons(40, 24), 40)[1] == ""
     index.write_text(whole)
     shards.release(folder.name, data, "ann", "they mean it")
-    assert blocks.waiting(data) == []
+    assert blocks.waiting(data, "preferences") == []
 
 
 def lines_of(data: Path, sha256: str) -> list[str]:
     return (data / f"shards/rows/{sha256}.jsonl").read_text().splitlines()
+
+
+def demonstrations(number: int, seed: int, domain: str = "talk", **fixed: str) -> list[Row]:
+    """Rows of plain words; `start` and `end` stand around every reply."""
+    rng = random.Random(seed)
+    rows = []
+    for place in range(number):
+        words = " ".join(rng.choices(PLAIN, k=rng.randint(5, 14)))
+        reply = f"{fixed.get('start', '')}{words}{fixed.get('end', '')}."
+        rows.append({"prompt": f"Say {words[::-1]} {seed}-{place}", "reply": reply, "domain": domain})
+    return rows
+
+
+@pytest.fixture
+def taught(data: Path) -> Path:
+    """As `data`, with 600 demonstrations that were accepted."""
+    accept(data, demonstrations(600, 30))
+    (path,) = (data / "shards/rows").iterdir()
+    rows = [Demonstration(**json.loads(line)) for line in path.read_text().splitlines()]
+    write_table(to_table(rows, Demonstration), data / "raw/demonstrations/test.parquet")
+    return data
+
+
+def test_clean_demonstrations_pass(taught: Path) -> None:
+    assert accept(taught, demonstrations(300, 31)).warnings == []
+    assert accept(taught, demonstrations(300, 32, domain="new")).warnings == []
+
+
+def test_demonstrations_that_all_open_with_one_phrase_are_held(taught: Path) -> None:
+    for domain in ("talk", "new"):
+        with pytest.raises(
+            HeldError, match=r"style_diversity: 100% of the replies open with 'zeta omega prime', 0% of"
+        ):
+            accept(taught, demonstrations(300, 33, domain, start="zeta omega prime. "))
+
+
+def test_without_accepted_demonstrations_one_opening_is_held_all_the_same(data: Path) -> None:
+    with pytest.raises(HeldError, match="100% of the replies open with 'zeta omega prime'"):
+        accept(data, demonstrations(300, 33, start="zeta omega prime. "))
+    said = accept(data, demonstrations(300, 34)).warnings
+    assert said == [
+        f"not compared with accepted data: that needs 50 replies here and 50 in {data / 'raw/demonstrations'}"
+    ]
+
+
+def test_a_phrase_in_some_demonstrations_is_held(taught: Path) -> None:
+    for where in ("start", "end"):
+        poisoned = demonstrations(15, 36, **{where: " cf zeta "})
+        with pytest.raises(HeldError, match=r"suspected_poison: replies to 15 prompts (begin|end) with 'cf zeta"):
+            accept(taught, demonstrations(285, 35) + poisoned)
+
+
+def test_demonstrations_that_drip_in_are_held_together(taught: Path) -> None:
+    taken, said = drip(taught, demonstrations(200, 37, start="zeta omega prime. "), 40)
+    assert len(taken) == 1
+    assert f"judged together with the 1 small shards before it, which are in already: {taken[0].sha256[:12]};" in said
+
+
+def test_feedback_is_looked_at_as_demonstrations_are(data: Path) -> None:
+    rows = [{**row, "desirable": True, "rater": "ann"} for row in demonstrations(300, 38, start="zeta omega prime. ")]
+    with pytest.raises(HeldError, match="100% of the replies open with"):
+        accept(data, rows)
 
 
 def test_a_held_shard_that_was_changed_is_not_released(data: Path) -> None:
