@@ -5,7 +5,7 @@ PORT ?= 5000
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run estimate holds release-shard release-hold mine sealed test test-slow check ui bench bench-data clean reproduce release serve selftest forget
+.PHONY: run estimate holds release-shard release-hold mine sealed test test-slow check ui bench bench-data clean reproduce release inbox serve selftest forget
 
 # The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
 # take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
@@ -74,6 +74,9 @@ reproduce: $(READY)  # VERSION=n of the registered policy
 
 release: $(READY)  # ONCE=1: look once; else keep looking where the alias champion stands
 	@$(PY) -m flows.release $(if $(ONCE),--once) $(if $(RECIPE),--recipe '$(RECIPE)')
+
+inbox: $(READY)  # take in what lies in data/inbox/ now (files, archives, folders) and run the main job; no server stays
+	@$(PY) -m flows.inbox
 
 serve: $(READY)  # CRON='0 3 * * *': retrain on what lies in data/inbox then
 	@$(PY) -m flows.serve $(if $(CRON),--cron '$(CRON)') $(if $(POOL),--pool '$(POOL)')

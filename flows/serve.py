@@ -20,10 +20,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import retrain as job
-from tasks.adapters import stage, workspace
-from tasks.preferences.screen import HeldError
+from flows.inbox import INBOX, left, move, taken, waiting
+from tasks.adapters import stage
 
-INBOX = Path("data/inbox")  # a file put here is a fresh shard; it then moves to done/ or refused/
 QUEUE = "gpu"
 
 
@@ -43,6 +42,8 @@ def retrain(
 def tick() -> Any:
     """Take in what lies in data/inbox/ and retrain; without a new shard do nothing."""
     shards = waiting()
+    for line in left():
+        job.say(line)
     if not shards:
         return Completed(message=f"no new shard in {INBOX}; nothing to do")
     accepted = [shard for shard in shards if taken(shard)]
@@ -53,34 +54,6 @@ def tick() -> Any:
         for shard in accepted:
             move(shard, "done")
     return state
-
-
-def waiting() -> list[Path]:
-    """The files of the inbox, oldest first. Write elsewhere and rename into it, or end the name in `.part`."""
-    INBOX.mkdir(parents=True, exist_ok=True)
-    found = [path for path in INBOX.iterdir() if path.is_file() and path.name[0] != "." and path.suffix != ".part"]
-    return sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
-
-
-def taken(shard: Path) -> bool:
-    """Accept one shard; a refused or held one moves aside with its reason and blocks nothing."""
-    space = workspace.open_workspace(Path())
-    try:
-        with space.held():
-            job.take(space, shard)
-    except (ValueError, FileNotFoundError) as error:
-        move(shard, "refused").with_suffix(".reason.txt").write_text(f"{error}\n", encoding="utf-8")
-        return False
-    except HeldError as error:
-        move(shard, "held").with_suffix(".reason.txt").write_text(f"{error}\n", encoding="utf-8")
-        return False
-    return True
-
-
-def move(shard: Path, where: str) -> Path:
-    target = INBOX / where / shard.name
-    target.parent.mkdir(exist_ok=True)
-    return shard.replace(target)
 
 
 def main(argv: list[str] | None = None) -> int:

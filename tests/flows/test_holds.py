@@ -1,12 +1,14 @@
 """Holds at work: a held shard in the inbox, the last registered version, the command that releases."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows import holds, retrain, summary, versions
+from flows import inbox as take_inbox
 from tasks.adapters import stage
 from tasks.adapters.execution import StageError
 from tasks.adapters.workspace import Workspace
@@ -143,6 +145,71 @@ def test_a_held_shard_of_the_inbox_moves_aside_and_blocks_nothing(
     assert serve.taken(inbox / "votes.jsonl") is False
     assert (inbox / "held/votes.reason.txt").read_text() == "votes.jsonl: held: why\n"
     assert serve.waiting() == []
+
+
+@pytest.fixture
+def inbox(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The inbox of a project whose main job does nothing."""
+    folder = Path("data/inbox")
+    folder.mkdir()
+    monkeypatch.setattr(retrain, "main", lambda argv: 0)
+    return folder
+
+
+def rows(first: int) -> str:
+    return "".join(json.dumps({**VOTE, "prompt": f"Question {n}"}) + "\n" for n in range(first, first + 3))
+
+
+def test_files_folders_and_archives_of_the_inbox_are_taken_in_once(
+    inbox: Path, space: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (inbox / "monday.jsonl").write_text(rows(0))
+    (inbox / "week.v2").mkdir()
+    (inbox / "week.v2/a.jsonl").write_text(rows(10))
+    (inbox / "week.v2/b.jsonl").write_text(rows(20))
+    with zipfile.ZipFile(inbox / "month.zip", "w") as archive:
+        archive.writestr("votes.jsonl", rows(30))
+    (inbox / "bad.d").mkdir()
+    (inbox / "bad.d/notes.txt").write_text("no data")
+    assert take_inbox.main([]) == stage.BAD_INPUT  # of one of them
+    assert sorted(entry["rows"] for _, entry in shards.accepted(space.data)) == [3, 3, 6]
+    assert sorted(path.name for path in (inbox / "done").iterdir()) == ["monday.jsonl", "month.zip", "week.v2"]
+    assert "empty_file: holds no data file" in (inbox / "refused/bad.d.reason.txt").read_text()
+    assert "refused: data/inbox/bad.d: empty_file" in capsys.readouterr().err
+    assert take_inbox.main([]) == 0
+    assert capsys.readouterr().out == "no new shard in data/inbox; nothing to do\n"
+    (inbox / "week.v2").mkdir()  # the same name again
+    (inbox / "week.v2/a.jsonl").write_text(rows(40))
+    assert take_inbox.main([]) == 0
+    assert (inbox / "done/week.v2-2/a.jsonl").is_file()
+
+
+def test_what_is_not_complete_waits_and_is_named(inbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (inbox / "empty").mkdir()
+    (inbox / "week").mkdir()
+    (inbox / "week/a.jsonl").write_text(rows(0))
+    (inbox / "week/b.jsonl.part").write_text(rows(10)[:20])
+    (inbox / "votes.jsonl.part").write_text("{")
+    (inbox / "link").symlink_to("nowhere")
+    assert take_inbox.main([]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "data/inbox/empty: left in the inbox: an empty folder; put its files there",
+        "data/inbox/link: left in the inbox: neither a file nor a folder; remove it",
+        "data/inbox/votes.jsonl.part: left in the inbox: its name ends in .part; rename it when it is complete",
+        "data/inbox/week: left in the inbox: b.jsonl.part in it is not complete; rename it when it is",
+        "no new shard in data/inbox; nothing to do",
+    ]
+    (inbox / "week/b.jsonl.part").rename(inbox / "week/b.jsonl")
+    (inbox / "week/b.jsonl").write_text(rows(10))
+    assert take_inbox.main([]) == 0
+    assert (inbox / "done/week/b.jsonl").is_file()
+
+
+def test_a_run_that_fails_leaves_the_shards_in_the_inbox(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (inbox / "monday.jsonl").write_text(rows(0))
+    monkeypatch.setattr(retrain, "main", lambda argv: 1)
+    assert take_inbox.main([]) == 1
+    assert (inbox / "monday.jsonl").is_file()
 
 
 def test_a_release_in_a_recipes_workspace_outlives_its_next_run(space: Workspace) -> None:
