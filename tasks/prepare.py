@@ -1,6 +1,6 @@
 """prepare: folds by prompt, every text tokenised once, and every vote with the weight that its rater deserves.
 
-reads   data/raw, data/inputs (what raters say of themselves)
+reads   data/raw, data/quarantine (votes that their raters contradict), data/inputs (what raters say of themselves)
 writes  data/tokenizer, data/prepared/demonstrations, data/prepared/{prompts,safety,pairs,solutions,feedback}/FOLD,
         data/prepared/canary.json: which demonstrations the canary plants among the pairs, and which it holds out;
         data/raters.json: what can be said of the raters, and what their votes are worth; data/sealed: the sealed fold,
@@ -149,7 +149,7 @@ STAGE = stage.Stage(
     "prepare",
     Params,
     run,
-    reads=("inputs", *(f"raw/{name}" for name in DATASETS)),
+    reads=("inputs", "quarantine", *(f"raw/{name}" for name in DATASETS)),
     writes=("tokenizer", *(f"prepared/{name}" for name in TABLES), "prepared/canary.json", "raters.json", "sealed"),
 )
 

@@ -15,7 +15,7 @@ FLAGS = {
 GROUP_COLUMNS = ("Raters", "Votes", "Agree within", "Opposed by others", "Prefer the longer", "Than others")
 COLUMNS = (
     *("Rater", "Votes", "Decided", "Tie", "Both bad", "Unsure", "First picked", "Seconds, long texts"),
-    *("Opposed by others", "Right", "Weight", "Noticed"),
+    *("Opposed by others", "By themselves", "Right", "Weight", "Noticed"),
 )
 
 
@@ -88,6 +88,7 @@ def _row(row: Mapping[str, Any]) -> list[str | Cell | None]:
         cell(row["first"], "share"),
         None if seconds is None else f"{seconds:.1f}",
         None if opposed is None else f"{100 * opposed:.0f}%",
+        f"{100 * row['contradicted']:.1f}%",
         cell(row["right"], "share"),
         "held out" if row["held_out"] else f"{row['weight']:.2f}",
         flags,

@@ -1,5 +1,7 @@
 """The raters of a workspace: stored votes, the simulated truth where there is one, what raters say of themselves."""
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,26 @@ def judge(
     seed: int,
     shelf: Shelf | None = None,
 ) -> Judgement:
-    """Of data/raw/preferences, whose votes may be kept, with groups in its report.
+    """Of data/raw/preferences, whose votes may be kept, and of what was refused; with groups in its report.
 
     Raises ValueError or FileNotFoundError as its parts do.
     """
     folder = data / "raw/preferences"
     stored = votes.read(folder, shelf)
-    judged = raters.judge(stored, options, weighting, ceiling.of_world(folder, world, seed))
+    contradicted = contradictions(data / "quarantine")
+    judged = raters.judge(stored, options, weighting, ceiling.of_world(folder, world, seed), contradicted)
     judged.report["groups"] = _groups(stored, options, data / "inputs")
     return judged
+
+
+def contradictions(quarantine: Path) -> Counter[str]:
+    """How many rows of each rater were refused because another one of theirs says otherwise."""
+    found: Counter[str] = Counter()
+    for path in sorted(quarantine.glob("*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            rows = (json.loads(line) for line in lines if '"self_contradiction"' in line)
+            found.update(row["rater"] for row in rows if row["reason"] == "self_contradiction" and row["rater"])
+    return found
 
 
 def _groups(stored: votes.Votes, options: RaterOptions, inputs: Path) -> dict[str, Any]:

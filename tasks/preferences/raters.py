@@ -5,6 +5,7 @@ Agreement, reliability and habits are of raters with a name. Where a source name
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,17 @@ class Judgement:
     report: dict[str, Any]
 
 
-def judge(votes: Votes, options: RaterOptions, weighting: Weighting, true_ceiling: Estimate | None) -> Judgement:
-    """Deterministic. Raises ValueError where all votes would be held out."""
+def judge(
+    votes: Votes,
+    options: RaterOptions,
+    weighting: Weighting,
+    true_ceiling: Estimate | None,
+    contradicted: Mapping[str, int] = MappingProxyType({}),
+) -> Judgement:
+    """Deterministic. Raises ValueError where all votes would be held out.
+
+    contradicted: rows of raters that are no votes, because another one of theirs says otherwise.
+    """
     kept = votes.named & (votes.value != UNSURE)
     shared = agreement.patterns(votes.item[kept], votes.value[kept])
     found = _reliability(votes, kept)
@@ -46,8 +56,12 @@ def judge(votes: Votes, options: RaterOptions, weighting: Weighting, true_ceilin
             flag: [name for name, of in zip(votes.raters, watched.flags, strict=True) if flag in of]
             for flag in sorted({flag for of in watched.flags for flag in of})
         },
+        "contradicted": {name: contradicted[name] for name in sorted(contradicted) if not name.startswith(ANONYMOUS)},
         "table": _table(votes, watched, found, factors, held_out),
     }
+    for told in report["table"]:
+        refused = contradicted.get(told["rater"], 0)
+        told["contradicted"] = refused / (told["votes"] + refused)
     return Judgement(factors, held_out, report)
 
 

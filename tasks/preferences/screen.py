@@ -69,6 +69,7 @@ class Refusal:
     excerpt: str  # redacted
     rule_version: str = RULE_VERSION
     near: str | None = None  # the cluster of what the row repeats, or leaks into
+    rater: str | None = None  # of a vote that its own rater contradicts
     raw: bytes | None = None  # JSON that the screen refused, as it came; in no quarantine
 
     def record(self) -> dict[str, Any]:

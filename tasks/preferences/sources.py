@@ -123,7 +123,8 @@ def _accept(
     if records and all(reasons):
         if reasons[0] == "id_conflict" and "id" in row.value:
             tally.warnings["reused_id"] += 1
-        return _refuse(row, RefusedError(reasons[0]))
+        rater = getattr(records[0], "rater", None) if reasons[0] == "self_contradiction" else None
+        return _refuse(row, RefusedError(reasons[0]), rater=rater)
     if not form.any_fields:
         tally.ignore(row.value.keys() - form.fields - {"schema_version"})
     tally.warnings.update(f"dropped_{reason}" for reason in dropped)
@@ -155,9 +156,9 @@ def _settle(
     return refusals
 
 
-def _refuse(row: Row, refused: RefusedError, near: str | None = None) -> Refusal:
+def _refuse(row: Row, refused: RefusedError, near: str | None = None, rater: str | None = None) -> Refusal:
     excerpt = screen.redact(json.dumps(row.value, ensure_ascii=True)) if refused.keeps_excerpt else ""
-    return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt, refused.rule_version, near)
+    return Refusal(row.line, row.byte_offset, row.sha256, refused.reason, excerpt, refused.rule_version, near, rater)
 
 
 def _derive(record: Record, source: Source) -> list[Record]:

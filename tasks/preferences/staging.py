@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -116,7 +117,8 @@ class Staging:
                 continue
             origin = pq.read_table(beside)
             rows = origin.filter(pa.array(lost)).to_pylist()
-            self.refuse(source, [_refusal(row) for row in rows])
+            raters = pq.read_table(part, columns=["rater"])["rater"].filter(pa.array(lost)).to_pylist()
+            self.refuse(source, [_refusal(row, rater) for row, rater in zip(rows, raters, strict=True)])
             tally.contradict(len(rows))
             _rewrite(part, lost)
             _replace(beside, origin.filter(pa.array(~lost)))
@@ -209,8 +211,8 @@ def _origin(rows: Pending) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=_ORIGIN)
 
 
-def _refusal(row: dict[str, object]) -> Refusal:
-    return Refusal(row["line"], row["byte_offset"], row["sha256"], "self_contradiction", "")  # type: ignore[arg-type]
+def _refusal(row: dict[str, Any], rater: str) -> Refusal:
+    return Refusal(row["line"], row["byte_offset"], row["sha256"], "self_contradiction", "", rater=rater)
 
 
 def _rewrite(part: Path, lost: np.ndarray) -> None:

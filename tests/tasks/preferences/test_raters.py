@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
+from tasks.adapters.stage import plain
+from tasks.evaluation import rater_section
+from tasks.preferences import panel as preference_panel
 from tasks.preferences import raters
 from tasks.preferences.agreement import Estimate
 from tasks.preferences.rater_options import RaterOptions
 from tests.tasks.preferences.rater_votes import panel, read, row
+from tests.tasks.preferences.test_sources import take
 
 OPTIONS = RaterOptions()
 SAYS = {0: "a", 1: "b", 2: "tie"}
@@ -48,6 +52,18 @@ def test_raters_who_agree_by_chance_all_weigh_the_same(tmp_path, seed):
     assert found.report["says"].endswith("nothing can be said of each one's reliability.")
     told = judged(tmp_path, rows_of([0.65] * 12, 2000, 2, seed))
     assert len(told.factors) == 12
+
+
+def test_who_contradicts_themselves_is_told_by_how_often(tmp_path):
+    def vote(rater, n, choice="a"):
+        return {"prompt": f"Name river {n}.", "reply_a": "Ebro.", "reply_b": "No.", "choice": choice, "rater": rater}
+
+    first = [vote("ann", 0), vote("ann", 1), vote("ann", 2), vote("ann", 0, "b"), vote("bob", 0, "b"), vote("eve", 9)]
+    _, folder = take(tmp_path, first, [vote("ann", 1, "tie"), vote("eve", 9, "b"), vote("bob", 5), vote("bob", 5)])
+    report = preference_panel.judge(folder, OPTIONS, "off", None, 0).report
+    assert report["contradicted"] == {"ann": 4, "eve": 2}
+    assert {each["rater"]: each["contradicted"] for each in report["table"]} == {"ann": 4 / 5, "bob": 0.0}
+    assert [cells[9] for cells in rater_section.build(plain(report))["rows"]] == ["0.0%", "80.0%"]  # bob has more votes
 
 
 def test_the_report_keeps_ties_and_both_bad_apart(tmp_path):
