@@ -101,22 +101,28 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         **{name: _summary(len(frames[name]), found) for name, found in outcomes.items()},
         "taxonomy": _taxonomy(outcomes),
         "holds": held,
-        "implicit_feedback": _agreement(data / "raw/feedback"),
+        "implicit_feedback": _agreement(data / "raw"),
     }
 
 
-def _agreement(folder: Path) -> dict[str, Any]:
-    """How often each implicit signal says what explicit verdicts on the same reply say, and the noise that implies."""
-    return {
-        signal: {
-            "n": n,
-            "agreement": same / n,
-            "interval": wilson(same / n, n),
-            "estimated_noise": 1 - same / n,
-            "assumed_noise": SIGNALS[signal],
-        }
-        for signal, (n, same) in implicit.agreement(folder).items()
-    }
+def _agreement(raw: Path) -> dict[str, Any]:
+    """How often each implicit signal says what explicit verdicts on the same reply say, and the noise that implies;
+    apart from that, what comparisons say, in which the reply won or lost.
+    """
+    verdicts = implicit.agreement(raw / "feedback")
+    comparisons = implicit.agreement_with_comparisons(raw / "feedback", raw / "preferences")
+    found: dict[str, Any] = {}
+    for signal, noise in SIGNALS.items():
+        if signal in verdicts:
+            told = _share(*verdicts[signal])
+            found[signal] = told | {"estimated_noise": 1 - told["agreement"], "assumed_noise": noise}
+        if signal in comparisons:
+            found.setdefault(signal, {})["comparisons"] = _share(*comparisons[signal])
+    return found
+
+
+def _share(n: int, same: int) -> dict[str, Any]:
+    return {"n": n, "agreement": same / n, "interval": wilson(same / n, n)}
 
 
 def _taxonomy(outcomes: Mapping[str, list[Outcome]]) -> list[dict[str, Any]]:

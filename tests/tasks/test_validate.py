@@ -17,6 +17,7 @@ import pytest
 from tasks import validate
 from tasks.adapters import expectations, stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.evaluation.statistics import wilson
 from tasks.preferences import bounds
 from tasks.preferences.dialogue import check_prompt
 from tasks.preferences.screen import RefusedError
@@ -83,6 +84,24 @@ def test_good_data_passes_and_data_docs_are_written(tmp_path: Path) -> None:
         assert metrics[name]["rows"] == len(ROWS[name])
     assert (tmp_path / "runs/validate/data_docs/index.html").is_file()
     assert run(tmp_path) == metrics
+
+
+def test_conduct_is_held_against_verdicts_and_comparisons(tmp_path: Path) -> None:
+    (upvote,) = ROWS["feedback"]
+    on = {"reply": "Hello."}  # which wins 5 of 10, and 6 of 11
+    asked = dataclasses.replace(upvote, id="2", desirable=False, signal="explicit", noise=0.0, weight=1.0, **on)
+    once_more = dataclasses.replace(ROWS["preferences"][0], id="again")
+    write(
+        tmp_path,
+        feedback=[dataclasses.replace(upvote, **on), asked],
+        preferences=[*ROWS["preferences"], once_more],
+    )
+    found = run(tmp_path)["implicit_feedback"]
+    assert list(found) == ["upvote"]
+    told = found["upvote"]
+    assert (told["n"], told["agreement"], told["estimated_noise"], told["assumed_noise"]) == (1, 0.0, 1.0, 0.25)
+    assert (told["comparisons"]["n"], told["comparisons"]["agreement"]) == (1, 1.0)
+    assert told["comparisons"]["interval"] == wilson(1.0, 1)
 
 
 @pytest.mark.parametrize(
