@@ -56,7 +56,7 @@ def length_shift(shard: Sequence[Row], old: Sequence[Row]) -> float:
 def length_auc(rows: Sequence[Row]) -> float:
     """AUC of a classifier that knows nothing but which reply is longer: P(a preferred reply is longer), ties 1/2.
 
-    Of margins mirrored, so that the side has no say: the same as the share of pairs in which the longer reply wins.
+    Within pairs, so that the side has no say; the same as over all pairs in both orders, where no lengths are equal.
     """
     gap = length_gap(rows)
     return float((gap > 0).mean() + (gap == 0).mean() / 2) if len(gap) else 0.5

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from tasks.preferences import bounds
+from tasks.preferences import bounds, shift
 from tasks.preferences.bounds import HoldOptions
 from tasks.records import DATASETS, Demonstration, Preference, Safety, content_hash, to_table, write_table
 
@@ -49,6 +51,22 @@ def write(data: Path, **rows: list[Any]) -> Path:
 
 def held(data: Path) -> list[tuple[str, str]]:
     return [(dataset, hold.name) for dataset, hold in bounds.check(data, OPTIONS)[0]]
+
+
+def test_the_length_auc_is_that_of_scikit_learn(tmp_path: Path) -> None:
+    """Over all pairs, each in both orders, where no lengths are equal; pair by pair in any case."""
+    rows = comparisons(400)
+    for told in ([row for row in rows if len(row.reply_a) != len(row.reply_b)], rows):
+        longer = np.sign([len(row.reply_a) - len(row.reply_b) for row in told])
+        first = np.array([row.choice == "a" for row in told])
+        _, measured = bounds.check(write(tmp_path, preferences=told), OPTIONS)
+        found = [measured["preferences"]["length_auc"], shift.length_auc([vars(row) for row in told])]
+        within = [roc_auc_score([a, not a], [side, -side]) for a, side in zip(first, longer, strict=True)]
+        assert found == pytest.approx([np.mean(within)] * 2, abs=1e-6)
+        if np.all(longer):
+            both = roc_auc_score(np.r_[first, ~first], np.r_[longer, -longer])
+            assert found == pytest.approx([both] * 2, abs=1e-6)
+    assert not np.all(longer)
 
 
 def test_good_data_passes_and_its_figures_are_right(tmp_path: Path) -> None:

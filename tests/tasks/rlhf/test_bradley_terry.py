@@ -2,6 +2,8 @@
 
 import math
 
+import choix
+import numpy as np
 import pytest
 import torch
 
@@ -189,3 +191,31 @@ def test_a_learned_tie_parameter_starts_where_equal_replies_tie_as_often_as_all(
     for ties, half, fifth in (("davidson", 2.0, 0.5), ("rao_kupper", 3.0, 1.5)):
         record = bradley_terry.TieParameters(ties, None, [0.5, 0.2]).record(["x", "y"])
         assert record == {"model": ties, "learned": True, "parameters": pytest.approx({"x": half, "y": fifth})}
+
+
+@pytest.mark.parametrize("tied", [0.0, 0.2])
+def test_scores_of_least_loss_are_the_strengths_that_choix_finds(tied):
+    """A tie, half a win of each, is there one win of each beside two of every other winner."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=8)
+    pairs = np.array([rng.choice(8, 2, replace=False) for _ in range(600)])
+    won = rng.random(600) < 1 / (1 + np.exp(truth[pairs[:, 1]] - truth[pairs[:, 0]]))
+    label = np.where(rng.random(600) < tied, 0.5, won)
+    wins = [
+        (a, b) if p >= half else (b, a) for (a, b), p in zip(pairs.tolist(), label, strict=True) for half in (0.5, 1)
+    ]
+    scores = torch.zeros(8, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [scores], max_iter=500, tolerance_grad=1e-13, tolerance_change=0.0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        value = bradley_terry.loss(*scores[torch.tensor(pairs)].unbind(1), torch.tensor(label)).loss_B.mean()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    found = scores.detach().numpy() - scores.detach().numpy().mean()
+    assert found == pytest.approx(choix.ilsr_pairwise(8, wins, max_iter=1000, tol=1e-12), abs=1e-6)
+    assert found == pytest.approx(choix.opt_pairwise(8, wins, alpha=0.0, tol=1e-12), abs=1e-6)
