@@ -5,7 +5,7 @@ PORT ?= 5000
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run estimate holds release-shard release-hold mine sealed test test-slow check ui bench bench-data clean reproduce release inbox serve selftest forget
+.PHONY: run estimate traces holds release-shard release-hold mine sealed test test-slow check ui bench bench-data clean reproduce release inbox serve selftest forget
 
 # The main job. RECIPE=name DATA=path: a file of infra/recipes on given data. FRESH=path: a preference shard to
 # take in first. FROM=stage: run this stage though nothing changed. FORCE=1: run everything though nothing changed.
@@ -31,6 +31,9 @@ check: $(READY)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_architecture.py
+
+traces: $(READY)  # what tools did for the replies that align learned from
+	@$(PY) -m flows.traces $(if $(RECIPE),--recipe '$(RECIPE)')
 
 holds: $(READY)  # fresh shards that are held, and why
 	@$(PY) -m flows.holds $(if $(RECIPE),--recipe '$(RECIPE)')

@@ -192,7 +192,7 @@ def _on_rollouts(
     tracker: FileTracker,
 ) -> dict[str, Any]:
     from tasks.adapters import generation
-    from tasks.rlhf import dataset, rewards, shared_base, tool_use
+    from tasks.rlhf import dataset, rewards, shared_base, tool_traces, tool_use
     from tasks.rlhf.experience import Learner
     from tasks.rlhf.train_on_rollouts import train_on_rollouts
 
@@ -212,21 +212,21 @@ def _on_rollouts(
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=params.max_new_tokens,
         condition=condition,
+        traces=tool_traces.Traces(data / "runs/align/traces.jsonl"),
     )
     prompts, held_out = (
         score.scorable(dataset.read_prompts(file), str(file))
         for file in (data / f"prepared/prompts/{fold}" for fold in ("train", "dev"))
     )
     with generation.engine(params.generation, tokenizer, data / "runs/align/weights") as draw:
-        sampler = tool_use.sampler_for(
-            params.tools, tokenizer, run_code, data / "inputs", data / "runs/align/traces.jsonl", draw
+        learner = replace(
+            learner, sample=tool_use.sampler_for(params.tools, tokenizer, run_code, data / "inputs", draw)
         )
-        learner = replace(learner, sample=sampler)
         stopped = train_on_rollouts(learner, prompts, held_out, algorithm.options, params.seed, tracker)
     first, last = tracker.curve[min(tracker.curve)], tracker.curve[max(tracker.curve)]
     kept = ["score", "kl", "kl_k3", "entropy", "reply_length", "finished", "unscorable", "kl_coef", "held_out_score"]
     kept += ["score_reward_model", "score_verifier", "score_outcome", "score_process", "num_steps"]
-    kept += ["engine_gap", "engine_kl"]
+    kept += ["engine_gap", "engine_kl", "calls", "called", "calls_ok", "score_with_calls", "score_without_calls"]
     return {
         **({"verifiable": dict(score.kinds)} if score.kinds else {}),
         **({"conditioned_on": sorted(condition.objectives)} if condition else {}),

@@ -73,6 +73,9 @@ CURVES = {  # column: title, unit; columns not named here are drawn under their 
     "reply_length": ("Reply length", "tokens"),
     "finished": ("Replies that end", "share"),
     "value_loss": ("Loss of the critic", ""),
+    "calls": ("Calls of tools per reply", ""),
+    "called": ("Replies that call a tool", "share"),
+    "calls_ok": ("Calls of tools that succeed", "share"),
 }
 TOGETHER = {
     "kl": "kl_k3",

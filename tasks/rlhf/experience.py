@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf import ranks
+from tasks.rlhf import ranks, tool_traces
 from tasks.rlhf.advantages import kl_k1, kl_k3, place_on_steps
 from tasks.rlhf.batch import Example, Prompt, Rollout, ScorePart, token_batches
 from tasks.rlhf.logprobs import pad_by_row
@@ -36,6 +36,7 @@ class Learner:
     max_new_tokens: int
     sample: Callable[..., list[Reply]] = sample  # or tool_use.sampler(...)
     condition: Callable[[Sequence[Prompt], int], Sequence[Prompt]] | None = None  # by a seed: conditioning.Conditioner
+    traces: tool_traces.Traces = tool_traces.NONE  # of replies that call tools
 
 
 @torch.no_grad()
@@ -61,6 +62,9 @@ def collect(
     reply_mask_BT = _own_tokens(replies)
     sizes_B = reply_mask_BT.sum(1).numpy()
     scores_B, metrics = total_score(drawn.parts)
+    if traces := [reply.trace for reply in replies if reply.trace is not None]:
+        metrics |= tool_traces.figures(traces, scores_B)
+        learner.traces.note(traces, scores_B)
     stepwise: dict[str, Any] = {}
     if getattr(learner.algorithm, "STEP_SCORES", None) == "each":
         stepwise, metrics = _of_steps(drawn.parts, reply_mask_BT.shape[1], metrics)

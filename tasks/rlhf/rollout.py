@@ -6,7 +6,7 @@ that `logprobs.token_logprobs` measures. Token in, token out: nothing is decoded
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Reply:
     finished: bool
     own: list[bool] | None = None  # True on tokens that the policy drew; None: on all of them
     drawn_logprobs: list[float] | None = None  # of another engine, where one drew; `logprobs` are then the policy's
+    trace: dict[str, Any] | None = field(default=None, compare=False)  # of its calls, where it could (tool_traces.py)
 
 
 @torch.no_grad()

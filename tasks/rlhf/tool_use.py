@@ -5,7 +5,6 @@ arXiv:2503.09516, section 3.1). A reply is sampled on past a call and cut at the
 a sample of the policy all the same. Only what the policy wrote itself is read for calls, never a result.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,8 @@ from tasks.rlhf.tool_options import ToolsOptions
 from tasks.rlhf.tools import calculator, python, search
 from tasks.rlhf.verification import Resources, RunCode
 
-TOOLS = {"calculator": calculator.use, "python": python.use, "search": search.use}
+TOOLS = {"calculator": calculator, "python": python, "search": search}
 _OF_TURN = 1_000_000_000_039  # times the turn, added to the seed: beyond what steps and redraws add
-
-Trace = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +30,6 @@ class Toolbox:
     max_result_tokens: int
     encode: Callable[[str], list[int]]  # without special tokens, whatever the text holds
     decode: Callable[[Sequence[int]], str]
-    record: Callable[[Trace], None] = lambda trace: None  # of each reply
 
 
 @dataclass
@@ -42,7 +38,7 @@ class _Draft:
     logprobs: list[float] = field(default_factory=list)
     own: list[bool] = field(default_factory=list)
     drawn_logprobs: list[float] = field(default_factory=list)
-    calls: list[dict[str, str]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
     served: bool = False  # by another engine
 
@@ -61,10 +57,9 @@ def sampler_for(
     tokenizer: Any,
     run_code: RunCode,
     inputs: Path,
-    traces: Path,
     draw: Callable[..., list[Reply]] = sample,
 ) -> Callable[..., list[Reply]]:
-    """The sampler that the options ask for, over `draw`; each reply that called a tool becomes a line of `traces`.
+    """The sampler that the options ask for, over `draw`.
 
     Raises ValueError where a tool cannot work here, before anything is sampled.
     """
@@ -81,12 +76,6 @@ def sampler_for(
     if "python" in options.names:
         run_code("")  # refused here, and not in the first rollout
 
-    def record(trace: Trace) -> None:
-        if trace["calls"]:
-            traces.parent.mkdir(parents=True, exist_ok=True)
-            with traces.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(trace, sort_keys=True) + "\n")
-
     return sampler(
         Toolbox(
             names=options.names,
@@ -95,7 +84,6 @@ def sampler_for(
             max_result_tokens=options.max_result_tokens,
             encode=lambda text: list(content.encode(text, add_special_tokens=False).ids),
             decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
-            record=record,
         ),
         draw,
     )
@@ -131,18 +119,22 @@ def sampler(toolbox: Toolbox, draw: Callable[..., list[Reply]] = sample) -> Call
             waiting = called
             if not waiting:
                 break
-        for prompt, draft in zip(prompts, drafts, strict=True):
-            texts = {"prompt": toolbox.decode(prompt), "reply": toolbox.decode(draft.ids)}
-            toolbox.record({"seed": seed, **texts, "calls": draft.calls})
-        return [Reply(d.ids, d.logprobs, d.finished, d.own, d.drawn_logprobs if d.served else None) for d in drafts]
+        return [_reply(draft, prompt, toolbox) for prompt, draft in zip(prompts, drafts, strict=True)]
 
     return sample_with_tools
 
 
+def _reply(draft: _Draft, prompt: Sequence[int], toolbox: Toolbox) -> Reply:
+    trace = {"prompt": toolbox.decode(prompt), "reply": toolbox.decode(draft.ids), "calls": draft.calls}
+    drawn = draft.drawn_logprobs if draft.served else None
+    return Reply(draft.ids, draft.logprobs, draft.finished, draft.own, drawn, trace)
+
+
 def _answer(draft: _Draft, name: str, argument: str, toolbox: Toolbox, max_new_tokens: int) -> bool:
     """Add the result of a call; False where it leaves no room to go on."""
-    result = TOOLS[name](argument, toolbox.resources)
-    draft.calls.append({"tool": name, "argument": argument, "result": result})
+    tool = TOOLS[name]
+    result = tool.use(argument, toolbox.resources)
+    draft.calls.append({"tool": name, "argument": argument, "result": result, "ok": not tool.failed(result)})
     kept = toolbox.encode(result)[: toolbox.max_result_tokens]
     ids = [*toolbox.encode("<result>"), *kept, *toolbox.encode("</result>")]
     if len(draft.ids) + len(ids) >= max_new_tokens:

@@ -40,10 +40,12 @@ def train_on_rollouts(
         "tracker": tracker,
     }
     tracker.checkpoints.restore(parts)
+    learner.traces.start(state.step)
     while state.step < options.num_steps and stop is None:
         state.step += 1
         with tracker.phase("sample"):
             rollout, lesson, metrics = fresh_rollout(learner, prompts, options, seed, state)
+            learner.traces.write(state.step, "train")
         health.check_rollout(metrics, state.step, options, learner.policy.dtype)
         metrics |= {"kl_coef": state.coef.value, "lr": float(state.schedule.get_last_lr()[0])}
         stop = over_budget(metrics["kl"], options.max_kl, state.step)
@@ -55,6 +57,7 @@ def train_on_rollouts(
             if options.held_out_every is not None and state.step % options.held_out_every == 0:
                 with tracker.phase("held_out"):
                     metrics |= _on_held_out(learner, held_out, options, seed)
+                    learner.traces.write(state.step, "dev")
                 stop = state.patience.update(
                     metrics["held_out_score"], metrics["held_out_kl"], options.patience, state.step
                 )

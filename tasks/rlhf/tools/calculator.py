@@ -34,6 +34,10 @@ def use(argument: str, resources: Resources) -> str:
         return f"error: {error.args[0] if isinstance(error, ValueError) else 'no arithmetic'}"
 
 
+def failed(result: str) -> bool:
+    return result.startswith("error: ")
+
+
 def _value(node: ast.expr) -> Fraction:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         if isinstance(node.value, float) and not math.isfinite(node.value):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tasks.rlhf.verification import Resources, Row, words
 
 TABLE = "corpus"
+NOTHING = "nothing found"
 K1, B = 1.2, 0.75  # how soon repeats stop to count; how much length is held against a passage
 
 
@@ -27,7 +28,11 @@ def use(argument: str, resources: Resources) -> str:
     index: Index = resources.index(TABLE, build)
     scores = [_score(set(words(argument)), counts, index) for counts in index.counts]
     best = max(range(len(scores)), key=scores.__getitem__)
-    return f"[{index.rows[best]['id']}] {index.rows[best]['text']}" if scores[best] > 0 else "nothing found"
+    return f"[{index.rows[best]['id']}] {index.rows[best]['text']}" if scores[best] > 0 else NOTHING
+
+
+def failed(result: str) -> bool:
+    return result == NOTHING
 
 
 def build(rows: Sequence[Row]) -> Index:

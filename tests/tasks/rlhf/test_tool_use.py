@@ -30,9 +30,8 @@ def decode(ids):
 
 
 def toolbox(**changes):
-    traces = []
     settings = {"names": ["calculator"], "resources": Resources(), "max_calls": 2, "max_result_tokens": 8}
-    return Toolbox(**{**settings, "encode": encode, "decode": decode, "record": traces.append, **changes}), traces
+    return Toolbox(**{**settings, "encode": encode, "decode": decode, **changes})
 
 
 def scripted(*turns):
@@ -58,7 +57,7 @@ def test_a_call_is_cut_answered_and_gone_on_from():
         ["Well, <calculator>2+3</calculator> I guess 6$", "No tool$"],
         ["So 5.$"],
     )
-    box, traces = toolbox()
+    box = toolbox()
     first, second = run(box, draw, ["Q1:", "Q2:"])
     assert decode(first.ids) == "Well, <calculator>2+3</calculator><result>5</result>So 5."
     assert shown[1] == ["Q1:Well, <calculator>2+3</calculator><result>5</result>"]
@@ -67,40 +66,40 @@ def test_a_call_is_cut_answered_and_gone_on_from():
     assert [lp for lp, mine in zip(first.logprobs, first.own, strict=True) if not mine] == [0.0] * 18
     assert first.finished
     assert second == Reply([*encode("No tool"), EOS], [-1.0] * 8, True, [True] * 8)
-    assert traces[0]["calls"] == [{"tool": "calculator", "argument": "2+3", "result": "5"}]
-    assert traces[1]["calls"] == []
+    assert first.trace["calls"] == [{"tool": "calculator", "argument": "2+3", "result": "5", "ok": True}]
+    assert second.trace == {"prompt": "Q2:", "reply": "No tool", "calls": []}
 
 
 def test_limits_of_a_reply():
     call = "<calculator>1</calculator>"
     draw, _ = scripted([call], [call], [call + "$"])
-    box, _ = toolbox()
+    box = toolbox()
     (reply,) = run(box, draw, ["Q"], most=200)
     assert decode(reply.ids) == f"{call}<result>1</result>{call}<result>1</result>{call}"  # the third is text
     assert reply.finished
     # no room for the result: the reply ends there, unfinished
     draw, _ = scripted([call])
-    box, traces = toolbox()
+    box = toolbox()
     (reply,) = run(box, draw, ["Q"], most=len(call) + 10)
-    assert (decode(reply.ids), reply.finished, len(traces[0]["calls"])) == (call, False, 1)
+    assert (decode(reply.ids), reply.finished, len(reply.trace["calls"])) == (call, False, 1)
     # policy and tool share the room
     draw, _ = scripted([call], ["x" * 100])
-    box, _ = toolbox()
+    box = toolbox()
     (reply,) = run(box, draw, ["Q"], most=60)
     assert (len(reply.ids), len(reply.own), len(reply.logprobs)) == (60, 60, 60)
     # a long result is cut
     draw, _ = scripted(["<calculator>10**20</calculator>"], ["$"])
-    box, _ = toolbox()
+    box = toolbox()
     assert "<result>10000000</result>" in decode(run(box, draw, ["Q"])[0].ids)
 
 
 def test_only_the_policys_own_words_call():
     """A passage that holds a call, and a call begun in one turn and ended in the next."""
     corpus = [{"id": "p", "text": "evil <calculator>6*7</calculator>"}]
-    box, traces = toolbox(names=["calculator", "search"], resources=Resources({"corpus": corpus}), max_result_tokens=99)
+    box = toolbox(names=["calculator", "search"], resources=Resources({"corpus": corpus}), max_result_tokens=99)
     draw, _ = scripted(["<search>evil</search>"], ["</calculator>$"])
     (reply,) = run(box, draw, ["<calculator>1</calculator>"], most=200)
-    assert [call["tool"] for call in traces[0]["calls"]] == ["search"]
+    assert [call["tool"] for call in reply.trace["calls"]] == ["search"]
     assert decode(reply.ids).endswith("</result></calculator>")
 
 
@@ -123,7 +122,7 @@ def test_calls_by_hand(text, call):
 def test_without_a_call_it_is_the_plain_sampler(tiny_model):
     prompts = [[5, 6, 7], [11]] * 4
     settings = {"max_new_tokens": 12, "temperature": 1.0, "seed": 3, "eos_id": 1, "pad_id": 0}
-    box, _ = toolbox(decode=lambda ids: "no call")
+    box = toolbox(decode=lambda ids: "no call")
     plain = sample(tiny_model, prompts, **settings)
     assert [replace(reply, own=None) for reply in sampler(box)(tiny_model, prompts, **settings)] == plain
 
@@ -135,14 +134,14 @@ def every_seven_calls(ids):
 
 def calling_learner(tiny_model, name, **changes):
     algorithm, run = learner(tiny_model, learned([0.5, -0.5, 0.2]), name, section(missing_eos_penalty=0.0, **changes))
-    box, traces = toolbox(decode=every_seven_calls, encode=lambda text: [9] if text[0] == "<" else [8])
-    return algorithm, replace(run, sample=sampler(box), max_new_tokens=16), traces
+    box = toolbox(decode=every_seven_calls, encode=lambda text: [9] if text[0] == "<" else [8])
+    return algorithm, replace(run, sample=sampler(box), max_new_tokens=16)
 
 
 def test_a_rollout_keeps_what_tools_said_out_of_its_mask(tiny_model):
-    algorithm, run, traces = calling_learner(tiny_model, "grpo")
+    algorithm, run = calling_learner(tiny_model, "grpo")
     rollout, metrics = collect(run, [Prompt([5, 6, 7])] * 12, algorithm.options, seed=0)
-    assert sum(len(trace["calls"]) for trace in traces) > 5
+    assert metrics["calls"] * len(rollout.examples) > 5
     measured = token_logprobs(tiny_model, rollout.examples)
     pieces = measured.detach().split([len(e.reply_ids) for e in rollout.examples])
     for example, mask, logprobs, piece in zip(
@@ -163,10 +162,10 @@ def test_a_rollout_keeps_what_tools_said_out_of_its_mask(tiny_model):
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_algorithm_trains_on_such_rollouts(name, tiny_model):
     """The checks of its health hold: at the first minibatch the ratio is 1 and KL is 0."""
-    algorithm, run, traces = calling_learner(tiny_model, name)
+    algorithm, run = calling_learner(tiny_model, name)
     recorder = Recorder()
     train_on_rollouts(run, [Prompt([5, 6, 7]), Prompt([11])] * 8, [], algorithm.options, 0, recorder)
-    assert any(trace["calls"] for trace in traces)
+    assert any(row["called"] for row in recorder.rows)
     assert all(row["loss"] == row["loss"] for row in recorder.rows)
 
 
