@@ -25,9 +25,13 @@ def checked(root: Path, steps: Sequence[Step], warm: Warm | None) -> None:
     In a process of its own, for it imports torch; once for a text and the stages to run.
     """
     changed = tuple(step.name for step in steps if step.changed)
-    ours = "python -m tasks.align" in (root / "dvc.yaml").read_text(encoding="utf-8")
-    if changed and ours:  # not of a pipeline with other stages
+    if changed and is_ours(root):
         _checked(root, (root / "params.yaml").read_text(encoding="utf-8"), changed, warm)
+
+
+def is_ours(root: Path) -> bool:
+    """False for a pipeline with other stages."""
+    return "python -m tasks.align" in (root / "dvc.yaml").read_text(encoding="utf-8")
 
 
 @cache

@@ -15,7 +15,7 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
-from flows import summary, versions
+from flows import prepared, summary, versions
 from flows.progress import Progress
 from tasks.adapters import execution, git, graph, recovery
 from tasks.adapters.execution import Result, TransientError, Warm
@@ -50,6 +50,7 @@ class Run:
         self.results: dict[str, Result] = {}
         self.errors: dict[str, Exception] = {}  # by stage; a retry that succeeds takes its error away
         self.cancelled = False
+        self._is_data_checked = False
         self._training = threading.Semaphore(1)  # a training takes every core: two at once are slower than in turn
         self._light = threading.Semaphore(execution.LIGHT_SLOTS)
         self._ended = threading.Event()
@@ -80,6 +81,13 @@ class Run:
             self.journal.attach(self.space.data / path)
         self.journal.end("FAILED" if failed else "FINISHED", graph.read_lock(self.space.root))
         self._ship_all()
+
+    def check_data(self) -> None:
+        """What `prepare` made, before anything trains on it. Under the training slot: one stage at a time asks."""
+        versions.check(self.space)
+        if not self._is_data_checked:
+            prepared.check(self.space.root)
+            self._is_data_checked = True
 
     def slot(self, step: Step) -> AbstractContextManager[Any]:
         return self._training if step.training else self._light
@@ -181,7 +189,7 @@ def run_stage(step: Step, run: Run) -> State[Result]:
 
         try:
             if step.training:
-                versions.check(run.space)
+                run.check_data()
             inputs = graph.input_hash(run.space.root, step.name)
             result = execution.run(run.space.root, step, run.running, hear)
             run.succeeded(result)
