@@ -31,18 +31,21 @@ def check(root: Path) -> None:
 
 
 def _of_comparisons(document: Document, data: Path) -> Iterator[str]:
+    without = []
     for section, fold in FOLDS.items():
         name = f"data/prepared/pairs/{fold}"
-        given = [
-            row for row in read_table(data.parent / name, ["source", "scores"]).to_pylist() if row["source"] != CANARY
-        ]
-        if not given and not _collects(document, data, fold):
-            yield (
-                f"{name}: no comparisons, which `{section}` learns from; give a source that has some (by hand KTO does "
-                "without: `python -m tasks.sft`, `tasks.objective`, `tasks.align`, on replies judged one by one)"
-            )
-        elif given:
+        rows = read_table(data.parent / name, ["source", "scores"]).to_pylist()
+        given = [row for row in rows if row["source"] != CANARY]
+        if given:
             yield from _of_scores(document[section], section, {row["scores"] for row in given}, name)
+        elif not _collects(document, data, fold):
+            without.append((section, name))
+    if without:
+        sections, names = (" and ".join(found) for found in zip(*without, strict=True))
+        yield (
+            f"{names}: no comparisons, and {sections} learn from nothing else; give a source that has some (KTO does "
+            "without, by hand: `python -m tasks.sft`, `tasks.objective`, `tasks.align`, on replies judged one by one)"
+        )
 
 
 def _of_scores(section: Document, name: str, found: set[str | None], where: str) -> Iterator[str]:

@@ -68,6 +68,11 @@ def test_kto_learns_from_a_file_of_judged_replies(copied):
     assert metrics("validate")["preferences"]["empty"] is True
 
 
+def test_the_data_card_tells_of_them(copied):
+    run_stage("card")
+    assert "feedback" in Path("data/card.html").read_text()
+
+
 def test_what_the_canary_plants_weighs_little_beside_judged_replies(copied):
     planted = read_table(Path("data/prepared/pairs/train"), ["source", "weight"]).to_pylist()
     weights = read_table(Path("data/prepared/feedback/train"), ["weight"])["weight"].to_pylist()
