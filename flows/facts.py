@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows import rows
 from flows.costs import Plan
 from tasks.rlhf.advice import Facts
 from tasks.rlhf.passes import Lengths
@@ -13,14 +14,15 @@ from tasks.rlhf.passes import Lengths
 def gather(plan: Plan) -> Facts:
     """Of the rows that are counted or guessed, and of the last run's measures where there are any."""
     evaluated, data = _metrics(plan.data, "evaluate"), plan.data
+    prepared = rows.is_prepared(plan.document, data)  # what lies there may be made of other sources
     labels = _metrics(data, "prepare").get("labels") or {}
     win_rate = evaluated.get("win_rate") or {}
     return Facts(
         num_pairs=_to_train_on(plan.rows.pairs) - plan.rows.planted,
         num_judged=_to_train_on(plan.rows.feedback),
         test_share=plan.document["folds"]["test"],
-        scored_share=_filled(data / "prepared/pairs/train", "scores"),
-        checked_share=_filled(data / "prepared/prompts/train", "verifier"),
+        scored_share=_filled(data / "prepared/pairs/train", "scores") if prepared else 0.0,
+        checked_share=_filled(data / "prepared/prompts/train", "verifier") if prepared else 0.0,
         tied_share=sum(labels.get(name, 0) for name in ("tie", "both_bad")) / max(1, sum(labels.values())),
         min_accuracy=plan.document["gate"]["min_reward_accuracy"],
         accuracy=_interval((evaluated.get("reward") or {}).get("accuracy")),
@@ -30,8 +32,8 @@ def gather(plan: Plan) -> Facts:
     )
 
 
-def _to_train_on(rows: Mapping[str, Lengths]) -> float:
-    return sum(rows[fold].rows for fold in ("train", "judge", "dev") if fold in rows)
+def _to_train_on(folds: Mapping[str, Lengths]) -> float:
+    return sum(folds[fold].rows for fold in ("train", "judge", "dev") if fold in folds)
 
 
 def _metrics(data: Path, name: str) -> dict[str, Any]:

@@ -25,13 +25,13 @@ CHARACTERS_PER_TOKEN = 4.0  # of English by a vocabulary of tens of thousands, a
 
 def count(document: Mapping[str, Any], data: Path) -> tuple[Rows, str]:
     """The rows, and where the figures come from. ValueError where the sources do not tell."""
-    if _is_prepared(document, data):
+    if is_prepared(document, data):
         return _with_collected(_prepared(data / "prepared"), document, _simulated(data)), f"counted in {data}/prepared"
     rows, simulated, said = _guessed(document, data)
     return _with_collected(rows, document, simulated), said
 
 
-def _is_prepared(document: Mapping[str, Any], data: Path) -> bool:
+def is_prepared(document: Mapping[str, Any], data: Path) -> bool:
     """Whether data/prepared is there, and made of the sources that the parameters name now."""
     report = data / "reports/ingest.json"
     if not report.is_file() or not (data / "prepared/canary.json").is_file():

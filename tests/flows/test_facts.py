@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows import costs, estimate, facts
@@ -56,6 +58,14 @@ def test_judged_replies_are_counted_and_what_the_canary_planted_is_not(plan):
     said = estimate.document(plan)
     assert said["advice"][0].startswith("For replies judged one by one: start with kto;")
     assert said["stages"]["align"]["passes"][0]["tokens"] == (50 + 2 * 8) * 30
+
+
+def test_tables_of_other_sources_say_nothing(plan):
+    path = plan.data / "prepared/prompts/train/votes.parquet"
+    pq.write_table(pq.read_table(path).append_column("verifier", pa.array(["{}"] * 40)), path)
+    assert facts.gather(plan).checked_share == 1
+    plan.document["world"]["num_preferences"] += 1
+    assert facts.gather(plan).checked_share == 0
 
 
 def test_the_estimate_ends_with_advice(plan):
