@@ -86,7 +86,15 @@ class Plan:
                 for name in params["solutions"].train
             ),
             workload.align(self.network, self.rows, self.algorithm, scorers, align.max_new_tokens, align.one_base),
-            workload.evaluate(self.network, self.rows, models, members + 1, samples, evaluate.max_new_tokens),
+            workload.evaluate(
+                self.network,
+                self.rows,
+                models,
+                members + 1,
+                samples,
+                evaluate.max_new_tokens,
+                implicit=self.algorithm.family == "preference",
+            ),
         ]
 
     def peak_bytes(self, work: Work) -> float:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tasks.rlhf.algorithms import Algorithm
     from tasks.rlhf.batch import Example
     from tasks.rlhf.conditioning import Conditioner
+    from tasks.rlhf.implicit import ImplicitReward
     from tasks.rlhf.reference import Reference
     from tasks.rlhf.reward_model import RewardModel
 
@@ -64,7 +65,7 @@ class Params(stage.Params):
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    from tasks.rlhf import algorithms, conditioning, models, shared_base
+    from tasks.rlhf import algorithms, conditioning, implicit, models, shared_base
     from tasks.rlhf.reference import Reference
 
     algorithm = algorithms.load(params.algorithm, (params.model_extra or {}).get(params.algorithm) or {})
@@ -81,6 +82,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         metrics = _on_rollouts(params, algorithm, policy, reference, shared, tokenizer, folders, data, tracker)
     models.save(policy, tokenizer, data / "models/policy")
     conditioning.note(data / "models/policy", metrics.get("conditioned_on", []))
+    implicit.note(data / "models/policy", _implicit_reward(algorithm))
     return {"algorithm": algorithm.name, "reference_sha256": content_hash(data / "models/sft"), **metrics}
 
 
@@ -109,6 +111,16 @@ def _checked_objective(data: Path, algorithm: "Algorithm", params: Params) -> li
             raise ValueError(f"{folder}: not the reward model of {data}/objective.json: run `dvc repro objective`")
         folders.append(folder)
     return folders
+
+
+def _implicit_reward(algorithm: "Algorithm") -> "ImplicitReward | None":
+    from tasks.rlhf.implicit import ImplicitReward
+
+    if algorithm.family != "preference":
+        return None
+    reference = bool(algorithm.module.NEEDS_REFERENCE)
+    of_means = getattr(algorithm.config, "log_ratio", "sum") == "mean"
+    return ImplicitReward(reference=reference, per_token=of_means or not reference)
 
 
 def _on_dataset(

@@ -5,6 +5,7 @@ writes  data/evaluation/{items,pairs}.parquet: a row per reply, a row per compar
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from tasks.evaluation.summary import Summary
 from tasks.rlhf.options import Count, ModelOptions, Positive
 
 Row = dict[str, Any]
+IMPLICIT_PAIRS = 500  # test pairs, at most, that the policy is asked about as a reward model
 Scorers = dict[str, list[Any]]  # the members of the reward ensemble, and the judge
 
 
@@ -61,6 +63,7 @@ def measure(
     scorers = _load_scorers(params, data)
     prompts = held_out.read_prompts(data, fold)
     items: list[Row] = []
+    given, implicit = held_out.read_pairs(data, fold), None
     for name, load in _policies(params, data, tokenizer).items():
         policy, own_tokenizer = load()
         asked = _asked(params, data, prompts, name)
@@ -69,8 +72,10 @@ def measure(
         with tracker.phase("score"):
             comparable = name != "sft" and _same(own_tokenizer, tokenizer)
             items += _score(params, replies, policy if comparable else None, reference, scorers)
+            if name == "policy":
+                implicit = _implicit_margins(data / "models/policy", policy, reference, given)
     with tracker.phase("score"):
-        pairs = _score_pairs(held_out.read_pairs(data, fold), scorers)
+        pairs = _score_pairs(given, scorers, implicit)
     metrics = Summary(params.seed, params.num_bootstrap).metrics(items, pairs)
     simulated = all(prompt["source"] == world.SOURCE for prompt in prompts)
     return items, pairs, {**_estimates(metrics), "simulated": simulated}
@@ -186,7 +191,23 @@ def _score(params: Params, rows: list[Row], policy: Any | None, reference: Any, 
 _NOT_KEPT = ("prompt_ids", "asked", "asked_ids", "reply_ids", "verifier")
 
 
-def _score_pairs(pairs: list[Row], scorers: Scorers) -> list[Row]:
+def _implicit_margins(folder: Path, policy: Any, reference: Any, pairs: list[Row]) -> list[float | None] | None:
+    """By how much the implicit reward of a leads that of b, of IMPLICIT_PAIRS spread over all; None without one."""
+    from tasks.rlhf import implicit
+    from tasks.rlhf.batch import Example
+
+    if (reward := implicit.noted(folder)) is None:
+        return None
+    margins: list[float | None] = [None] * len(pairs)
+    asked = range(0, len(pairs), math.ceil(len(pairs) / IMPLICIT_PAIRS) or 1)
+    both = [Example(pairs[i]["prompt_ids"], pairs[i][f"{side}_ids"]) for side in "ab" for i in asked]
+    rewards = reward.of(policy, reference, both).tolist()
+    for place, i in enumerate(asked):
+        margins[i] = rewards[place] - rewards[len(asked) + place]
+    return margins
+
+
+def _score_pairs(pairs: list[Row], scorers: Scorers, implicit: list[float | None] | None) -> list[Row]:
     from tasks.rlhf.batch import Example
 
     kept = ("id", "cluster", "domain", "source", "rater", "label", "gold_a", "gold_b")
@@ -197,6 +218,8 @@ def _score_pairs(pairs: list[Row], scorers: Scorers) -> list[Row]:
         scale = sum(member.scale for member in members) / len(members)
         for row, score_a, score_b in zip(scored, both[: len(pairs)], both[len(pairs) :], strict=True):
             row |= {f"{name}_a": score_a, f"{name}_b": score_b, f"{name}_margin": scale * (score_a - score_b)}
+    for row, margin in zip(scored, implicit or (), strict=implicit is not None):
+        row["implicit_margin"] = margin
     return scored
 
 

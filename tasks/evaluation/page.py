@@ -71,7 +71,14 @@ def build(
         "domains": _domains(reports, items, gate),
         "models": [MODEL_NAMES[name] for name in models],
         "measures": _table(MEASURES, list(models.values())),
-        "scorers": _table(SCORES, [metrics[name] | rater_section.ceilings(raters) for name in ("reward", "judge")]),
+        "scorers": _table(
+            SCORES,
+            [
+                *(metrics[name] | rater_section.ceilings(raters) for name in ("reward", "judge")),
+                *([metrics["implicit"]] if "implicit" in metrics else []),
+            ],
+        ),
+        "has_implicit": "implicit" in metrics,
         "raters": rater_section.build(raters),
         "sources": _sources(metrics),
         "reliability": _reliability(pairs),

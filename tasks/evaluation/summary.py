@@ -3,7 +3,8 @@
 items   one row per (model, prompt, sample): key, cluster, model, gold, judge, reward, num_tokens, finished,
         echo, declined, expected, kl, kl_k3, reply; None where a thing does not exist
 pairs   one row per held-out comparison: cluster, source, label, gold_{a,b} or None,
-        {reward,judge}_{a,b} (normalised scores), {reward,judge}_margin (raw, what sigma turns into P(a preferred))
+        {reward,judge}_{a,b} (normalised scores), {reward,judge}_margin (raw, what sigma turns into P(a preferred));
+        of some, where the policy learned from preferences: implicit_margin, by its implicit reward
 """
 
 from collections import defaultdict
@@ -30,9 +31,11 @@ class Summary:
     def metrics(self, items: Sequence[Row], pairs: Sequence[Row]) -> dict[str, Any]:
         """The metrics of data/reports/evaluate.json; n counts prompts, and pairs under "reward" and "judge"."""
         names = list(dict.fromkeys(row["model"] for row in items))
+        implicit = [row for row in pairs if row.get("implicit_margin") is not None]
         return {
             "reward": self.scorer(pairs, "reward"),
             "judge": self.scorer(pairs, "judge"),
+            **({"implicit": self._accuracies(implicit, "implicit")} if implicit else {}),
             "win_rate": self.win_rates(items, "policy", "sft"),
             "win_rate_champion": self.win_rates(items, "policy", "champion") if "champion" in names else None,
             "change": self.changes(items, "policy", "sft"),
@@ -83,20 +86,8 @@ class Summary:
             np.array([row[key] for row in pairs], dtype=float)
             for key in (f"{name}_margin", "label", f"{name}_a", f"{name}_b")
         )
-        truth = [(row, row["gold_a"] - row["gold_b"]) for row in pairs if row["gold_a"] is not None]
-        known, gold = [row for row, _ in truth], [margin for _, margin in truth]
-        ceiling = self._agreement(known, gold, [row["label"] for row in known])
-        below = self._agreement(known, [row[f"{name}_margin"] for row in known], [row["label"] for row in known])
-        told = [(row, margin) for row, margin in truth if abs(margin) > comparisons.TIE]
         return {
-            "accuracy": self._agreement(pairs, margins, labels),
-            "ceiling": ceiling,
-            "accuracy_over_ceiling": below.value / ceiling.value if below and ceiling and ceiling.value else None,
-            "gold_accuracy": self._agreement(
-                [row for row, _ in told],
-                [row[f"{name}_margin"] for row, _ in told],
-                comparisons.preference([margin for _, margin in told]),
-            ),
+            **self._accuracies(pairs, name),
             "auc_pooled": comparisons.auc_pooled(a, b, labels),
             "auc_within": comparisons.auc_within(a, b, labels),
             "auc_mirrored": comparisons.auc_mirrored(a, b, labels),
@@ -105,6 +96,24 @@ class Summary:
             "brier": calibration.brier(margins, labels),
             "nll": calibration.nll(margins, labels),
             "temperature": calibration.temperature(margins, labels),
+        }
+
+    def _accuracies(self, pairs: Sequence[Row], name: str) -> dict[str, Any]:
+        """Beside the labels, what the truth reaches on them, and beside the truth."""
+        truth = [(row, row["gold_a"] - row["gold_b"]) for row in pairs if row["gold_a"] is not None]
+        known, gold = [row for row, _ in truth], [margin for _, margin in truth]
+        ceiling = self._agreement(known, gold, [row["label"] for row in known])
+        below = self._agreement(known, [row[f"{name}_margin"] for row in known], [row["label"] for row in known])
+        told = [(row, margin) for row, margin in truth if abs(margin) > comparisons.TIE]
+        return {
+            "accuracy": self._agreement(pairs, *([row[key] for row in pairs] for key in (f"{name}_margin", "label"))),
+            "ceiling": ceiling,
+            "accuracy_over_ceiling": below.value / ceiling.value if below and ceiling and ceiling.value else None,
+            "gold_accuracy": self._agreement(
+                [row for row, _ in told],
+                [row[f"{name}_margin"] for row, _ in told],
+                comparisons.preference([margin for _, margin in told]),
+            ),
         }
 
     def _agreement(self, rows: Sequence[Row], margins: Any, labels: Any) -> Interval | None:

@@ -17,6 +17,7 @@ from tasks.rlhf.passes import Lengths, Network, Pass, Read, Work, join, measure,
 
 NORMALISED_ON = 2000  # SFT replies, as in dataset.read_sft_replies
 MEASURED_ON = 2000  # pairs of the dev fold, as in reward.quality
+IMPLICIT_ON = 500  # pairs of the test fold, as in evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,18 +82,30 @@ def align(
 
 
 def evaluate(
-    network: Network, rows: Rows, models: int, scorers: int, samples: tuple[int, int], max_new_tokens: int
+    network: Network,
+    rows: Rows,
+    models: int,
+    scorers: int,
+    samples: tuple[int, int],
+    max_new_tokens: int,
+    implicit: bool = False,
 ) -> Work:
-    """`models` answer the test prompts: so many replies to a plain prompt, and to one that calls for a conduct."""
+    """`models` answer the test prompts: so many replies to a plain prompt, and to one that calls for a conduct.
+
+    `implicit`: the policy is asked about pairs, too.
+    """
     test, pairs = rows.prompts["test"], _of_pairs(rows.pairs["test"])
     said = replace(test, rows=models * (test.rows * samples[0] + rows.conduct.rows * (samples[1] - samples[0])))
     drawn = sample("replies to test prompts", network, said, max_new_tokens)
-    passes = (
+    passes: tuple[Pass, ...] = (
         drawn,
         measure("scores", replace(said, rows=said.rows * scorers), read="score"),
         measure("log-probs of policy and SFT", replace(said, rows=2 * said.rows * (models - 1) / models)),
         measure("scores of test pairs", replace(pairs, rows=pairs.rows * scorers), read="score"),
     )
+    if implicit:
+        of_both = replace(pairs, rows=2 * min(2 * IMPLICIT_ON, pairs.rows))
+        passes = (*passes, measure("implicit rewards of test pairs", of_both))
     return Work("evaluate", passes, memory(network, 2 + scorers, samples=[drawn]))
 
 

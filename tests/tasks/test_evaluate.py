@@ -199,6 +199,45 @@ def test_pairs_carry_raw_margins_and_the_truth(data):
     assert set(metrics["reward"]["by_source"]) == {"world", "collected"}
 
 
+@pytest.mark.parametrize(("reference", "per_token"), [(True, False), (True, True), (False, True)])
+def test_a_policy_of_preferences_is_asked_as_a_reward_model(data, monkeypatch, reference, per_token):
+    """By hand: sums over the logits of one reply at a time."""
+    import torch
+
+    from tasks.rlhf import implicit, models
+
+    monkeypatch.setattr(evaluate, "IMPLICIT_PAIRS", 12)
+    assert "implicit" not in run(data)[0]
+    implicit.note(data / "models/policy", implicit.ImplicitReward(reference=reference, per_token=per_token))
+    metrics, _ = run(data)
+    policy, sft = (models.load_policy(data / "models" / name, "float32") for name in ("policy", "sft"))
+
+    @torch.no_grad()
+    def log_p(model, prompt, reply):
+        logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        return float(logits.gather(1, torch.tensor(reply)[:, None]).sum())
+
+    def reward(prompt, reply):
+        found = log_p(policy, prompt, reply) - (log_p(sft, prompt, reply) if reference else 0.0)
+        return found / len(reply) if per_token else found
+
+    pairs = records.read_table(data / "evaluation/pairs.parquet").to_pylist()
+    given = {row["id"]: row for row in evaluate.held_out.read_pairs(data, evaluate.held_out.TEST)}
+    asked = [row for row in pairs if row["implicit_margin"] is not None]
+    assert 6 <= len(asked) <= 12
+    assert {row["source"] for row in asked} == {"world", "collected"}  # spread over all
+    right = []
+    for row in asked:
+        pair = given[row["id"]]
+        margin = reward(pair["prompt_ids"], pair["a_ids"]) - reward(pair["prompt_ids"], pair["b_ids"])
+        assert row["implicit_margin"] == pytest.approx(margin, abs=1e-3)
+        right.append(0.5 if row["label"] == 0.5 else float((margin > 0) == (row["label"] > 0.5)))
+    found = metrics["implicit"]["accuracy"]
+    assert found.value == pytest.approx(sum(right) / len(right))
+    assert found.n == len(asked)
+    assert found.low <= found.value <= found.high
+
+
 def test_a_champion_takes_part(data):
     (data / "champion/manifest.json").write_text("{}")
     shutil.copytree(data / "models/sft", data / "champion/policy")

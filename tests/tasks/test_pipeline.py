@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tasks.records import PAIRS, content_hash, read_table
+from tasks.rlhf.implicit import ImplicitReward, noted
 from tests.tasks.conftest import ROOT, STAGES, inside, run_stage
 from tests.tasks.folders import refill
 
@@ -115,6 +116,9 @@ def test_align_without_pairs_or_without_a_reference(built, tmp_path, algorithm):
     leads = [row[f"chosen_{kind}"] - row[f"rejected_{kind}"] for row in rows]
     assert np.mean(leads[-3:]) > np.mean(leads[:3])
     assert ("chosen_log_ratio" in rows[0]) == (algorithm == "kto")
+    of_reference = algorithm == "kto"
+    assert noted(root / "data/models/policy") == ImplicitReward(reference=of_reference, per_token=not of_reference)
+    assert noted(built / "data/models/policy") is None
 
 
 def test_a_reward_change_changes_the_objective_of_ppo(built, tmp_path):

@@ -293,6 +293,18 @@ def test_real_data_without_gold_kl_or_safety_prompts(world_page):
     assert "broken: not measured" in source  # the safety rule
 
 
+def test_the_implicit_reward_stands_beside_the_reward_model(world_page):
+    assert "implicit reward" not in written(world_page)
+    pairs = [row | {"implicit_margin": row["label"] - 0.5} for row in world_page["pairs"]]  # always right
+    parts = {**world_page, "pairs": pairs, "reports": make_reports(world_page["items"], pairs)}
+    source = written(parts)
+    assert '<th scope="col">Judge</th><th scope="col">Aligned, implicit reward</th>' in source
+    ties = sum(row["label"] == 0.5 for row in pairs)
+    row = source.split('<th scope="row">Pair accuracy</th>')[1].split("</tr>")[0]
+    assert row.count("<td>") == 3
+    assert f"{100 * (1 - 0.5 * ties / len(pairs)):.1f}%" in row.rsplit("<td>", 1)[1]
+
+
 def test_no_comparisons_no_curves_no_samples(world_page):
     parts = {
         "reports": make_reports(world_page["items"], []),

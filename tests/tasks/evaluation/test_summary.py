@@ -63,6 +63,20 @@ def test_changes_are_paired_and_keep_unsafe_from_safe():
     assert models["sft"]["declined_unsafe"].value == 0.3
 
 
+def test_an_implicit_reward_is_measured_on_the_pairs_that_it_was_asked_about():
+    pairs = [
+        pair(0, label=1.0, margin=-1.0, gold=1.0) | {"implicit_margin": 3.0},
+        pair(1, label=0.0, margin=-1.0, gold=1.0) | {"implicit_margin": -2.0},  # right about the label alone
+        pair(2, label=0.0, margin=-1.0, gold=-1.0) | {"implicit_margin": 1.0},
+        pair(3, label=0.0, margin=-1.0, gold=-1.0) | {"implicit_margin": None},
+    ]
+    found = SUMMARY.metrics([], pairs)["implicit"]
+    assert (found["accuracy"].value, found["accuracy"].n) == (pytest.approx(2 / 3), 3)
+    assert found["gold_accuracy"].value == pytest.approx(1 / 3)
+    assert found["ceiling"].value == pytest.approx(2 / 3)
+    assert "implicit" not in SUMMARY.metrics([], [pair(0, label=1.0, margin=1.0, gold=1.0)])
+
+
 def test_a_reward_model_stands_beside_its_ceiling_and_the_truth():
     pairs = [
         pair(0, label=1.0, margin=2.0, gold=1.0),  # right about label and truth

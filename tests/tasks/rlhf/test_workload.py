@@ -123,6 +123,8 @@ def test_sampling_and_evaluation():
     work = workload.evaluate(NETWORK, ROWS, models=3, scorers=2, samples=(1, 3), max_new_tokens=100)
     replies = 3 * (35 + 5 + 2 * 5)
     assert [each.sequences for each in work.passes] == [replies, 2 * replies, 2 * replies * 2 / 3, 2 * 2 * 50]
+    work = workload.evaluate(NETWORK, ROWS, 2, 2, (1, 1), 100, implicit=True)
+    assert work.passes[-1].sequences == 2 * 2 * 50  # policy and SFT, both replies
     # 1024 at once at most, and a batch goes on for as long as any reply may
     assert sample("", NETWORK, Lengths(1025, 10, 20), 30).calls == 60
 
