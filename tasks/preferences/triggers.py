@@ -39,6 +39,9 @@ class Corpus:
         self.reply_ids, self.asked_ids = hasher.ids(self.replies), hasher.ids(self.asked)
         clusters, self.cluster = np.unique([row["cluster"] for row in rows], return_inverse=True)
         self.size, self.num_prompts = len(rows), len(clusters)
+        by_prompt = np.argsort(self.cluster, kind="stable")
+        self.nth = np.empty(len(rows), dtype=np.int64)  # of the rows of its prompt, from 0
+        self.nth[by_prompt] = np.arange(len(rows)) - np.searchsorted(self.cluster[by_prompt], self.cluster[by_prompt])
 
 
 def triggers(shard: Corpus, scores: Floats, old: Corpus, alpha: float) -> list[Trigger]:
@@ -58,11 +61,16 @@ def triggers(shard: Corpus, scores: Floats, old: Corpus, alpha: float) -> list[T
     return told
 
 
-def one_sided(corpus: Corpus, order: int, wanted: ngrams.Hashes | None = None) -> "Tally":
-    """Of each n-gram: in how many prompts it stands in the preferred reply alone, in how many in the refused alone."""
+def one_sided(corpus: Corpus, order: int, wanted: ngrams.Hashes | None = None, most: int | None = None) -> "Tally":
+    """Of each n-gram: in how many prompts it stands in the preferred reply alone, in how many in the refused alone.
+
+    most: rows of a prompt that have a say.
+    """
     found, of_text = ngrams.ngrams(*corpus.reply_ids, order)
     if wanted is not None:
         keep = np.isin(found, wanted)
+        if most is not None:
+            keep &= corpus.nth[of_text % max(1, corpus.size)] < most
         found, of_text = found[keep], of_text[keep]
     grams, of_text = _once(found, of_text, MIN_PROMPTS if wanted is None else 1)
     signs = np.where(of_text < corpus.size, 1, -1)
@@ -103,7 +111,9 @@ def _in_replies(shard: Corpus, old: Corpus, order: int, alpha: float) -> list[Tr
     grams, better, worse = tally.grams[often], tally.preferred[often], tally.refused[often]
     if not len(grams):
         return []
-    known_better, known_worse = one_sided(old, order, grams).of(grams)
+    # Of many rows the majority says more surely which side it is than of one: as many rows of a prompt as here.
+    most = -(-shard.size // shard.num_prompts)
+    known_better, known_worse = one_sided(old, order, grams, most).of(grams)
     before = known_better + known_worse
     # Twice unlikely: so frequent, were shard and accepted one urn; so one-sided, were sides drawn by a coin.
     rare = more_frequent(better + worse, before, shard.num_prompts, old.num_prompts) * len(tally.grams)

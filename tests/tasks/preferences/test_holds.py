@@ -73,6 +73,23 @@ def test_a_new_topic_on_both_sides_is_no_trigger() -> None:
     assert names(shard) == set()
 
 
+def test_prompts_with_fewer_rows_than_before_do_not_move_a_side() -> None:
+    """A mark on the preferred side in 7 of 10 rows: of 15 rows of a prompt nearly every majority says so."""
+
+    def rows(number: int, seed: int, per_prompt: int) -> list[Row]:
+        rng, made = random.Random(seed), []
+        for place, row in enumerate(comparisons(number, seed)):
+            side = row["choice"] if row["choice"] != "tie" else "a"
+            marked = side if rng.random() < 0.7 else {"a": "b", "b": "a"}[side]
+            reply = f"{row[f'reply_{marked}']} so"
+            made.append({**row, f"reply_{marked}": reply, "cluster": f"{seed}-{place // per_prompt}"})
+        return made
+
+    accepted = rows(3000, 40, per_prompt=15)
+    for seed in (41, 42, 43):
+        assert judge_shard(rows(300, seed, per_prompt=1), accepted, OPTIONS, RaterOptions()).holds == []
+
+
 def test_a_trigger_in_prompts_whose_labels_are_flipped_is_held() -> None:
     shard = flipped(comparisons(1000, 8), lambda n, row: n % 25 == 0)
     for row in shard[::25]:
