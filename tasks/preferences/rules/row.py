@@ -12,7 +12,7 @@ from tasks.preferences.rules.disguise import letters
 from tasks.preferences.screen import RefusedError
 from tasks.records import Demonstration, Feedback, Message, Preference, Record, Safety, Solution, prompt_key, row_id
 
-RULES_VERSION = "2"  # of what this package refuses, redacts and warns of; raise it when one of them changes
+RULES_VERSION = "3"  # of what this package refuses, redacts and warns of; raise it when one of them changes
 _REMEMBERED = 128  # rows whose texts are remembered
 _LONG = 1 << 14  # characters of those that are not
 SEPARATOR = "\x1f"  # between the texts of a row: the screen has refused rows that hold control characters

@@ -385,6 +385,49 @@ def test_a_language_by_its_words(text: str, language: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Tôi không biết làm thế nào để trả lời câu hỏi này nhưng tôi sẽ cố gắng giúp bạn.",
+        "Saya tidak tahu bagaimana cara menjawab pertanyaan ini tetapi saya akan mencoba membantu Anda.",
+        "En tiedä miten tähän kysymykseen pitäisi vastata mutta yritän auttaa sinua ymmärtämään asian.",
+        "Nem tudom hogyan kell válaszolni erre a kérdésre de megpróbálok segíteni a problémában.",
+        "Nevím jak na tuto otázku odpovědět ale pokusím se vám pomoci pochopit ten problém.",
+        "Nu știu cum să răspund la această întrebare dar voi încerca să te ajut să înțelegi problema.",
+        "Jeg ved ikke, hvordan man svarer på dette spørgsmål, men jeg vil forsøge at hjælpe dig med at forstå det.",
+        "আমি জানি না কীভাবে এই প্রশ্নের উত্তর দিতে হয়।",
+        "იქნებ ამ კითხვას პასუხი აქვს",
+    ],
+)
+def test_a_language_that_is_not_known_is_not_an_allowed_one(text: str) -> None:
+    english, both = (rules(language={"mode": "refuse", "allowed": allowed}) for allowed in (["en"], ["en", "ru"]))
+    assert refused(vote(text), english) == refused(vote(a=text), both) == "language"
+    short = " ".join(text.split()[:2])
+    assert judged(vote(short), english)[1] == set()
+
+
+def test_an_allowed_language_that_is_not_known_is_any_unknown_one() -> None:
+    vietnamese = rules(language={"mode": "refuse", "allowed": ["vi"]})
+    text = "Tôi không biết làm thế nào để trả lời câu hỏi này nhưng tôi sẽ cố gắng giúp bạn."
+    assert judged(vote(text), vietnamese)[1] == set()
+    assert refused(vote("I do not know how that is to be done, and I can not say."), vietnamese) == "language"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "milk, eggs, bread, butter, olive oil, flour, sugar, salt, pepper, rice, beans, onions, garlic, cheese, apples",
+        "Paris\nLondon\nBerlin\nMadrid\nRome\nVienna\nPrague\nWarsaw\nBudapest\nAthens\nLisbon\nDublin\nOslo",
+        "x = [f(y, z) for y in rows]\nprint(sum(x), len(x))\nassert x[0] == 1, x\nreturn {k: v.name for k, v in x}",
+        "Does Glenda Blackwell still live in Homer, LA?",
+        "𝓗𝓮𝓵𝓵𝓸 𝓯𝓻𝓲𝓮𝓷𝓭 𝓱𝓸𝔀 𝓪𝓻𝓮 𝔂𝓸𝓾",
+        "=" * 80,
+    ],
+)
+def test_what_is_in_no_language_passes(text: str) -> None:
+    assert judged(vote(text), rules(language={"mode": "refuse", "allowed": ["en"]}))[0].prompt[0]["content"] == text
+
+
+@pytest.mark.parametrize(
     ("reply", "reason"),
     [
         ("Rome is the capital of Italy and it has", "style_unfinished"),
