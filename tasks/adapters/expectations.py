@@ -49,7 +49,8 @@ def read_suite(path: Path) -> list[dict[str, Any]]:
 def check(frames: Mapping[str, "DataFrame"], suites: Path, docs: Path) -> dict[str, list[Outcome]]:
     """Hold each frame against the suite of its name and write Data Docs to `docs`.
 
-    Of a frame without rows only the expectations about the table as a whole are asked.
+    Of a frame without rows only the expectations about the table as a whole are asked; those with `asked_of` in their
+    meta, `{column: value}`, of a frame with such a row alone.
     Raises ValueError for a suite that cannot be asked of its frame, RuntimeError where the tool itself fails.
     """
     wanted = {name: _applicable(suites / f"{name}.json", frame) for name, frame in frames.items()}
@@ -84,13 +85,23 @@ _INDEX = {"class_name": "DefaultSiteIndexBuilder"}
 def _applicable(suite: Path, frame: "DataFrame") -> list[dict[str, Any]]:
     expectations = read_suite(suite)
     for expectation in expectations:
-        column = expectation["kwargs"].get("column")
-        if column is not None and column not in frame.columns:
-            known = ", ".join(frame.columns)
-            raise ValueError(f"{suite}: {expectation['type']}: no column `{column}`; the columns are {known}")
+        for column in (*_asked_of(expectation), expectation["kwargs"].get("column")):
+            if column is not None and column not in frame.columns:
+                known = ", ".join(frame.columns)
+                raise ValueError(f"{suite}: {expectation['type']}: no column `{column}`; the columns are {known}")
+    expectations = [
+        expectation
+        for expectation in expectations
+        if all((frame[column] == value).any() for column, value in _asked_of(expectation).items())
+    ]
     if len(frame):
         return expectations
     return [expectation for expectation in expectations if expectation["type"].startswith("expect_table_")]
+
+
+def _asked_of(expectation: dict[str, Any]) -> dict[str, Any]:
+    """{column: value} that some row must have, or the expectation is about other data."""
+    return (expectation.get("meta") or {}).get("asked_of") or {}
 
 
 def _run(
@@ -117,7 +128,9 @@ def _run(
 
 def _outcome(result: dict[str, Any], suite: Path) -> Outcome:
     config, found = result["expectation_config"], result["result"]
-    subject = config["kwargs"].get("column") or config["kwargs"].get("row_condition") or ""
+    quota = _quota(config)
+    cell = f"{quota['task']}: {quota['case']}" if quota else None
+    subject = config["kwargs"].get("column") or cell or config["kwargs"].get("row_condition") or ""
     name = f"{config['type']}({subject})"
     if message := _exception(result["exception_info"]):
         raise RuntimeError(f"{suite}: {name}: Great Expectations failed: {message}")
@@ -129,7 +142,7 @@ def _outcome(result: dict[str, Any], suite: Path) -> Outcome:
         unexpected=found.get("unexpected_count"),
         observed=found.get("observed_value"),
         examples=list(found.get("partial_unexpected_index_list") or [])[:NUM_EXAMPLES],
-        quota=_quota(config),
+        quota=quota,
     )
 
 

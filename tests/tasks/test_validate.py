@@ -148,6 +148,8 @@ def test_a_warning_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     assert metrics["preferences"]["warnings"] == {
         "expect_column_mean_to_be_between(prefers_a)": 1.0,
         "expect_column_mean_to_be_between(prefers_longer)": 0.0,
+        "expect_table_row_count_to_be_between(any: the shorter reply is better)": 10,
+        "expect_table_row_count_to_be_between(any: the longer reply is better)": 0,
     }
     assert metrics["safety"]["empty"] is True
 
@@ -157,6 +159,24 @@ def test_judged_replies_do_without_comparisons(tmp_path: Path) -> None:
     metrics = run(tmp_path)
     assert metrics["preferences"]["warnings"] == {"expect_table_row_count_to_be_between()": 0}
     assert (tmp_path / "contract.json").is_file()
+
+
+def test_cells_of_the_world_are_asked_where_it_is_a_source(tmp_path: Path) -> None:
+    write(tmp_path)
+    cells = {(cell["task"], cell["case"]): cell for cell in run(tmp_path)["taxonomy"]}
+    assert {task for task, _ in cells} == {"any", "safety"}
+    shorter = cells["any", "the shorter reply is better"]
+    assert (shorter["rows"], shorter["least"], shorter["covered"]) == (5, 50, False)
+    (vote, *_) = ROWS["preferences"]
+    facts = [
+        dataclasses.replace(vote, id=f"w{n}", source="world", domain="facts", choice="ab"[n % 2]) for n in range(50)
+    ]
+    ties = [dataclasses.replace(each, id=f"t{n}", domain="unsafe", choice="tie") for n, each in enumerate(facts)]
+    write(tmp_path, preferences=[*ROWS["preferences"], *facts, *ties])
+    cells = {cell["task"]: cell for cell in run(tmp_path)["taxonomy"]}
+    assert cells.keys() == {"any", "safety", "arithmetic", "facts", "lists", "howto", "unsafe", "lookalike"}
+    assert (cells["facts"]["rows"], cells["facts"]["covered"]) == (50, True)
+    assert (cells["unsafe"]["rows"], cells["unsafe"]["covered"]) == (0, False)
 
 
 def test_a_hold_stops_with_its_own_error_until_it_is_released(tmp_path: Path) -> None:
