@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,7 @@ REPEATS |= {"discarded", "draft", "unanswered", "neutral", "histories_differ", "
 MAX_ROW_BYTES = 4 << 20
 MAX_DIGITS = 19  # what a 64-bit integer holds
 _CHUNK = 1 << 16
+_PLACES = ("id", "source", "cluster")
 
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")  # tab, line feed, VT, FF and CR are text
 # Bidirectional overrides, zero-width characters, and tag characters that are not part of a flag.
@@ -176,6 +177,11 @@ def redact(raw: bytes | str, length: int = 160) -> str:
     text = raw if isinstance(raw, str) else raw[: 4 * length].decode("utf-8", "replace")
     masked = re.sub(r'("[a-z_0-9]{1,20}"\s*:)|[^\W\d_]|\d', _mask, text[:length])
     return masked.encode("ascii", "replace").decode()
+
+
+def excerpt(row: Mapping[str, Any]) -> str:
+    """The same of a canonical row, from its prompt on."""
+    return redact(json.dumps({key: row[key] for key in row if row[key] is not None and key not in _PLACES}))
 
 
 def _mask(match: re.Match[str]) -> str:

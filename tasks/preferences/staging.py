@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from tasks.preferences import requeue
 from tasks.preferences.keys import row_key
-from tasks.preferences.screen import Refusal, Row
+from tasks.preferences.screen import Refusal, Row, excerpt
 from tasks.preferences.shelf import share
 from tasks.preferences.tables import source_of
 from tasks.records import DATASETS, Preference, Record, schema, to_table, write_table
@@ -117,8 +117,8 @@ class Staging:
                 continue
             origin = pq.read_table(beside)
             rows = origin.filter(pa.array(lost)).to_pylist()
-            raters = pq.read_table(part, columns=["rater"])["rater"].filter(pa.array(lost)).to_pylist()
-            self.refuse(source, [_refusal(row, rater) for row, rater in zip(rows, raters, strict=True)])
+            said = pq.read_table(part).filter(pa.array(lost)).to_pylist()
+            self.refuse(source, [_refusal(*pair) for pair in zip(rows, said, strict=True)])
             tally.contradict(len(rows))
             _rewrite(part, lost)
             _replace(beside, origin.filter(pa.array(~lost)))
@@ -211,8 +211,9 @@ def _origin(rows: Pending) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=_ORIGIN)
 
 
-def _refusal(row: dict[str, Any], rater: str) -> Refusal:
-    return Refusal(row["line"], row["byte_offset"], row["sha256"], "self_contradiction", "", rater=rater)
+def _refusal(origin: dict[str, Any], row: dict[str, Any]) -> Refusal:
+    at = origin["line"], origin["byte_offset"], origin["sha256"]
+    return Refusal(*at, "self_contradiction", excerpt(row), rater=row["rater"])
 
 
 def _rewrite(part: Path, lost: np.ndarray) -> None:

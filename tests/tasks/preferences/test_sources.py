@@ -109,6 +109,10 @@ def test_a_rater_who_contradicts_themselves_is_not_heard_on_that_pair(tmp_path: 
     assert sorted(quarantine(folder)) == [(n, "self_contradiction") for n in (1, 3, 4)]
     assert read_table(folder / "raw/preferences")["rater"].to_pylist() == ["bob"]
     assert (tallies["s0"].accepted, tallies["s0"].records["preferences"]) == (1, 1)
+    rows = map(json.loads, (folder / "quarantine/s0.jsonl").read_text().splitlines())
+    excerpts = {row["line"]: row["excerpt"] for row in rows}
+    assert excerpts[1].startswith('{"prompt": [{')
+    assert all('"reply_a":' in said and "Hello" not in said for said in excerpts.values())
 
 
 def test_a_contradiction_reaches_across_sources(tmp_path: Path) -> None:
