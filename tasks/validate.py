@@ -9,7 +9,8 @@ they carry timestamps.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from tasks.files import write_json
 from tasks.preferences import bounds, implicit
 from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
-from tasks.preferences.screen import RefusedError
+from tasks.preferences.screen import RefusedError, excerpt, redact
 from tasks.preferences.shelf import Shelf, code_version
 from tasks.preferences.tables import arrow_batches, characters, parquet_files
 from tasks.records import DATASETS, SIGNALS, content_hash, schema
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Columns = dict[str, Any]  # of one length
+_HASH = re.compile("(?:id-)?[0-9a-f]{16}")  # an id that is none of somebody's own
 CODE = ("validate", "preferences", "records")  # what derives them, and the libraries that do
 LIBRARIES = ("pyarrow", "pandas", "numpy")
 
@@ -85,7 +87,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     with tracker.phase("check"):
         outcomes = expectations.check(frames, params.suites, docs)
     failures = [
-        _sentence(name, outcome)
+        _sentence(data / "raw" / name, outcome)
         for name, found in outcomes.items()
         for outcome in found
         if outcome.severity == "critical" and not outcome.success
@@ -282,11 +284,37 @@ _DERIVED: dict[str, Callable[[pa.RecordBatch], Columns]] = {
 }
 
 
-def _sentence(dataset: str, outcome: Outcome) -> str:
+def _sentence(folder: Path, outcome: Outcome) -> str:
+    """A failed expectation in a line. Texts in it are masked as in the quarantine; a row is told by its place."""
+    failed = f"{folder.name}: {outcome.expectation} fails"
     if outcome.unexpected is None:
-        return f"{dataset}: {outcome.expectation} fails: observed {outcome.observed}"
-    examples = "; ".join(" ".join(f"{key}={value!r}" for key, value in example.items()) for example in outcome.examples)
-    return f"{dataset}: {outcome.expectation} fails for {outcome.unexpected} of {outcome.rows} rows, e.g. {examples}"
+        return f"{failed}: observed {_shown(outcome.observed)}"
+    rows = _excerpts({str(example["id"]) for example in outcome.examples}, folder)
+    examples = [
+        " ".join([*(f"{key}={_shown(value)}" for key, value in each.items() if key != "source"), rows[str(each["id"])]])
+        for each in outcome.examples
+    ]
+    return f"{failed} for {outcome.unexpected} of {outcome.rows} rows, e.g. {'; '.join(examples)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return repr(text if _HASH.fullmatch(text) else redact(text))
+
+
+def _excerpts(ids: Collection[str], folder: Path) -> dict[str, str]:
+    """The place of the first row with each id, and the masked head of what it says."""
+    found: dict[str, str] = {}
+    for path in parquet_files(folder):
+        first = 1
+        for batch in arrow_batches([path], schema(DATASETS[folder.name]).names):
+            for place in np.flatnonzero(_flags(pc.is_in(batch["id"], pa.array(sorted(ids))))).tolist():
+                (row,) = batch.slice(place, 1).to_pylist()
+                found.setdefault(row["id"], f"in row {first + place} of {path.name}: {excerpt(row)}")
+            first += len(batch)
+    return found
 
 
 def _summary(rows: int, outcomes: list[Outcome]) -> dict[str, Any]:

@@ -141,6 +141,20 @@ def test_a_broken_contract_stops_with_expectation_rows_and_examples(
     assert (tmp_path / "runs/validate/data_docs/index.html").is_file()
 
 
+def test_what_a_broken_contract_prints_names_nobody(tmp_path: Path) -> None:
+    who = "jane.doe0@corp.com/+1-212-555-0180"
+    rows = [dataclasses.replace(row, source=who, domain=who) for row in ROWS["preferences"]]
+    rows[2] = dataclasses.replace(rows[2], id=who, choice=who)
+    rows[3] = dataclasses.replace(rows[3], id="0123456789abcdef", rater="", choice=who)
+    write(tmp_path, preferences=rows)
+    with pytest.raises(stage.ContractError) as caught:
+        run(tmp_path)
+    said = str(caught.value)
+    assert not any(part in said for part in ("jane", "corp", "212", "0180", "Hello"))
+    assert "choice='xxxx.xxx0@xxxx.xxx/+0-000-000-0000' id='xxxx.xxx0@xxxx.xxx/+0-000-000-0000' in row 3 of" in said
+    assert "id='0123456789abcdef' in row 4 of test.parquet: {\"prompt\": [{" in said
+
+
 def test_a_warning_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     one_sided = [dataclasses.replace(row, choice="a") for row in ROWS["preferences"]]
     write(tmp_path, preferences=one_sided, safety=[])

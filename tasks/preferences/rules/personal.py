@@ -8,7 +8,9 @@ no shape: presidio finds them where it is installed and asked for.
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +20,11 @@ from pydantic import Field
 from tasks.preferences.rules import identifiers
 from tasks.preferences.rules.placeholders import Entity, Placeholders
 from tasks.preferences.rules.row import SEPARATOR, Options, RedactMode, Row, RuleError, Texts
+from tasks.records import row_id
 
 REDACTED, FOUND, DENSE = "pii_redacted", "pii_found", "pii_dense"
 _PRESIDIO = "presidio_analyzer"
+_HASH = re.compile("(?:id-|source-)?[0-9a-f]{16,64}")  # as `row_id` makes them: what looks like a number in it is none
 _PRESIDIO_KINDS = {"PERSON": "name", "LOCATION": "place", "DATE_TIME": None, "NRP": None}
 
 
@@ -40,6 +44,8 @@ class Check:
         self._plain = self._find is identifiers.find
 
     def __call__(self, row: Row) -> None:
+        if self._options.mode == "redact":
+            _rename(row)
         number, redacted = row.texts.once(self._redacted)
         if not number:
             return
@@ -59,6 +65,21 @@ class Check:
         placeholders = Placeholders(texts.text)
         redacted = placeholders.apply(texts.text, self._find)
         return len(placeholders.names), redacted
+
+
+def _rename(row: Row) -> None:
+    """Ids and sources that hold personal data become hashes, the same in every row: they tell rows apart as before."""
+    for place, record in enumerate(row.records):
+        fields = {name: _hashed(name, said) for name, said in (("id", record.id), ("source", record.source))}
+        if fields != {"id": record.id, "source": record.source}:
+            row.records[place] = replace(record, **fields)
+            row.tags.add(REDACTED)
+
+
+def _hashed(name: str, text: str) -> str:
+    if _HASH.fullmatch(text) or not identifiers.may_hold(text, text.encode("utf-8", "replace")):
+        return text
+    return f"{name}-{row_id(name, text)}" if next(identifiers.find(text), None) else text
 
 
 def is_presidio_here() -> bool:

@@ -613,3 +613,20 @@ def test_the_same_texts_are_read_once_and_fare_by_rules_and_kind_of_their_own(mo
         assert refused(vote(a=f"Read by two: {PEM}", rater=rater)) == "secret"
         assert not judged(vote(a="Read by two.", rater=rater))[1]
     assert len(asked) == 2
+
+
+def test_personal_data_in_ids_and_sources_is_replaced_and_rows_stay_apart() -> None:
+    rows = [vote(id=name, source="joe@corp.com") for name in ("jane.0@corp.com", "jane.1@corp.com", "v1")]
+    found = [judged(row) for row in rows]
+    ids, sources = ({getattr(record, name) for record, _ in found} for name in ("id", "source"))
+    assert (len(ids), len(sources)) == (3, 1)
+    assert "v1" in ids
+    assert not any("corp" in name for name in ids | sources)
+    assert all(tags == {"pii_redacted"} for _, tags in found)
+    assert [judged(row)[0].id for row in rows] == [record.id for record, _ in found]
+    (again, tags) = judged(vote(id=found[0][0].id, source=found[0][0].source))
+    assert (again.id, again.source, tags) == (found[0][0].id, found[0][0].source, set())
+    kept, _ = judged(rows[0], rules(personal={"mode": "warn"}))
+    assert (kept.id, kept.source) == ("jane.0@corp.com", "joe@corp.com")
+    plain = judged(vote(id="4111111111111111", source="mined@0123456789ab"))[0]
+    assert (plain.id, plain.source) == ("4111111111111111", "mined@0123456789ab")
