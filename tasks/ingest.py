@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from tasks.preferences.settle import Settler
 from tasks.preferences.shelf import code_version
 from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import REQUEUE, Staging, Tally, publish
-from tasks.records import DATASETS, Record, content_hash
+from tasks.records import DATASETS, Preference, Record, content_hash
 
 
 class WorldSource(BaseModel):
@@ -182,7 +183,7 @@ def _readings(params: Params, data: Path, rules: Rules) -> list[Reading]:
 
 def _of_source(source: AnySource, params: Params, data: Path, rules: Rules) -> list[Reading]:
     if isinstance(source, WorldSource):
-        simulated = partial(world.generate, params.world, params.seed)
+        simulated = partial(_with_rubric, rules.rubric, partial(world.generate, params.world, params.seed))
         return [Reading(world.SOURCE, "", partial(_simulate, world.SOURCE, simulated))]
     if isinstance(source, StepsSource):
         made = partial(world_steps.generate, source, params.seed)
@@ -218,6 +219,13 @@ def _hub_rows(source: HubSource, warnings: Counter[str]) -> Rows:
 
 def _read(opened: Callable[[], Source], staging: Staging, index: Index) -> Tally:
     return read(opened(), staging, index)
+
+
+def _with_rubric(rubric: str | None, made: Callable[[], dict[str, list[Record]]]) -> dict[str, list[Record]]:
+    """Simulated raters, too, judge by data/rubric.md as it is."""
+    records = made()
+    votes = (record for record in records["preferences"] if isinstance(record, Preference))
+    return {**records, "preferences": [replace(vote, rubric=rubric) for vote in votes]}
 
 
 def _simulate(name: str, made: Callable[[], dict[str, list[Record]]], staging: Staging, index: Index) -> Tally:

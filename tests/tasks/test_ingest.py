@@ -52,6 +52,17 @@ def put(data: Path, name: str, rows: list[Any]) -> dict[str, Any]:
     return {"kind": "file", "path": name}
 
 
+def test_votes_of_the_world_name_the_rubric_as_it_is(data: Path) -> None:
+    run(data, {"kind": "world"})
+    before = read_table(data / "raw/preferences")
+    assert set(before["rubric"].to_pylist()) == {None}
+    (data / "rubric.md").write_text("new")
+    run(data, {"kind": "world"})
+    votes = read_table(data / "raw/preferences")
+    assert set(votes["rubric"].to_pylist()) == {f"rubric@{hashlib.sha256(b'new').hexdigest()[:12]}"}
+    assert votes.drop_columns("rubric") == before.drop_columns("rubric")
+
+
 STEPS = {"kind": "world_steps", "num_demonstrations": 20, "num_prompts": 30, "num_solutions": 40}
 
 

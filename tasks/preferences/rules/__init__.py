@@ -134,6 +134,11 @@ class Rules:
         found = style.breaches(reply)
         return None if found and self._options.style == "refuse" else found
 
+    @property
+    def rubric(self) -> str | None:
+        """What a vote by the present rubric says of it."""
+        return self._rubrics.name
+
     def report(self) -> dict[str, Any]:
         """For the ingest report: versions, and what a reader must know."""
         return {
