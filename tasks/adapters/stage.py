@@ -161,6 +161,12 @@ def execute(stage: Stage) -> None:
         if not processes.is_first():
             return
         tracker.write_curve()
+    rounded = kept.resumed_from is not None and getattr(getattr(params, "model", None), "compile", False)
+    if rounded:  # layers were compiled for the shapes that came first, which were others (tasks/rlhf/compiled.py)
+        sys.stderr.write(
+            f"warning: {name}: went on after step {kept.resumed_from} with model.compile = true: the result is that of "
+            "an uninterrupted run but for rounding; set it to false where the bits must be the same\n"
+        )
     report = {
         "stage": name,
         "params": params.model_dump(mode="json"),
@@ -180,6 +186,7 @@ def execute(stage: Stage) -> None:
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "processes": int(os.environ.get("WORLD_SIZE", "1")) if processes.is_rank() else 1,
         "resumed_from_step": kept.resumed_from,
+        "resumed_but_for_rounding": rounded,
     }
     write_json(DATA / "runs" / name / "sidecar.json", sidecar)
     kept.clear()

@@ -2,7 +2,8 @@
 
 Compiling takes from half a minute to minutes, once for each kind of call, and again by a process that finds no cache of
 torch's; it pays for trainings that take longer. Sampling, which calls layers in other ways, goes on as it was. A
-resumed run may see other shapes first: it agrees with an uninterrupted one but for rounding.
+resumed run may see other shapes first, for which torch makes other loops: it agrees with an uninterrupted one but for
+rounding, and the stage says so.
 """
 
 import shutil

@@ -5,6 +5,7 @@ to the process is in test_resume.py.
 """
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 from tasks.adapters.checkpoints import SECONDS
 from tasks.adapters.telemetry import FileTracker
 from tasks.records import content_hash
-from tasks.rlhf import tool_use
+from tasks.rlhf import models, tool_use
 from tests.tasks.conftest import inside, run_stage
 from tests.tasks.test_pipeline import copy_of
 
@@ -90,3 +91,28 @@ def test_interruptions_change_nothing(name, built, tmp_path, aligned, monkeypatc
     sidecar = json.loads((root / "data/runs/align/sidecar.json").read_text())
     assert sidecar["resumed_from_step"] == last - 1
     assert ("calculator" in whole["traces"]) == (name == "grpo with a tool")
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_compiled_run_that_goes_on_says_that_it_is_not_exact(
+    is_compiled, built, tmp_path, aligned, monkeypatch, capsys
+):
+    """Only what is said of it: nothing is compiled here."""
+    root = copy_of(built, tmp_path)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["model"]["compile"] = is_compiled
+    params["align"]["ppo"] |= ROLLOUTS | {"num_steps": 2, "held_out_every": None, "patience": None}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.setenv(SECONDS, "0")
+    monkeypatch.setattr(models, "compile_layers", lambda model: None)
+    with inside(root):
+        run_stage("objective")
+        aligned(root / "data")
+        assert "warning" not in capsys.readouterr().err
+        with pytest.raises(Interrupted):
+            aligned(root / "data", 2)
+        aligned(root / "data")
+    line = "warning: align: went on after step 1 with model.compile = true: .* but for rounding; set it to false"
+    assert bool(re.search(line, capsys.readouterr().err)) == is_compiled
+    sidecar = json.loads((root / "data/runs/align/sidecar.json").read_text())
+    assert sidecar["resumed_but_for_rounding"] is is_compiled
