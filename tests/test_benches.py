@@ -44,6 +44,19 @@ def test_learning(clone: Path) -> None:
         assert found[algorithm]["peak_memory_mb_peer"] > 100
 
 
+def test_restraint(clone: Path) -> None:
+    found = run(clone, "restraint", "--preferences", "400", "--epochs", "2", "--only", "off,bounded,length_balanced")
+    assert list(found["results"]) == ["off", "bounded", "length_balanced"]
+    for epochs in found["results"].values():
+        assert len(epochs) == 2
+        assert epochs[0]["deviation"] != epochs[1]["deviation"]
+        for row in epochs:
+            value, low, high, n = row["accuracy"]
+            assert low <= value <= high
+            assert n > 20
+            assert 0 < row["log_loss"] < 3
+
+
 def test_holds(clone: Path) -> None:
     found = run(clone, "holds", "--seeds", "1")
     assert found
