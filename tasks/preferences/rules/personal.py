@@ -70,7 +70,9 @@ class Check:
 def _rename(row: Row) -> None:
     """Ids and sources that hold personal data become hashes, the same in every row: they tell rows apart as before."""
     for place, record in enumerate(row.records):
-        fields = {name: _hashed(name, said) for name, said in (("id", record.id), ("source", record.source))}
+        fields: dict[str, Any] = {
+            name: _hashed(name, said) for name, said in (("id", record.id), ("source", record.source))
+        }
         if fields != {"id": record.id, "source": record.source}:
             row.records[place] = replace(record, **fields)
             row.tags.add(REDACTED)
