@@ -34,10 +34,10 @@ def _of_comparisons(document: Document, data: Path) -> Iterator[str]:
     without = []
     for section, fold in FOLDS.items():
         name = f"data/prepared/pairs/{fold}"
-        rows = read_table(data.parent / name, ["source", "scores"]).to_pylist()
-        given = [row for row in rows if row["source"] != CANARY]
-        if given:
-            yield from _of_scores(document[section], section, {row["scores"] for row in given}, name)
+        rows = read_table(data.parent / name, ["source", "scores"])
+        given = rows.filter(pc.not_equal(rows["source"], CANARY))["scores"]
+        if len(given):
+            yield from _of_scores(document[section], section, set(given.unique().to_pylist()), name)
         elif not _collects(document, data, fold):
             without.append((section, name))
     if without:

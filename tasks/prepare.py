@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pyarrow.compute as pc
 from pydantic import Field
 
 from tasks.adapters import stage
@@ -129,7 +130,7 @@ def _chosen(conversion: Conversion, rows: Sequence[Mapping[str, Any]], number: i
 
 def _judged_weight(data: Path, fold: str) -> float:
     """Of the replies judged one by one: what the canary is planted beside where there are no comparisons."""
-    return float(sum(read_table(data / f"prepared/feedback/{fold}", ["weight"])["weight"].to_pylist()))
+    return float(pc.sum(read_table(data / f"prepared/feedback/{fold}", ["weight"])["weight"]).as_py() or 0.0)
 
 
 def _tokenizer(model: ModelOptions, demonstrations: Path, shares: Mapping[str, float]) -> tuple[Any, bool]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.preferences import shard_index
 from tasks.records import DATASETS
 
 LOOKS = (50, 100, 200, 400)  # decided comparisons of a block, or replies
@@ -20,9 +21,8 @@ Entry = dict[str, Any]
 
 def waiting(data: Path, dataset: str) -> list[Entry]:
     """The accepted shards that are to be judged together with the next small one, as the index has them."""
-    index = data / "shards" / "index.json"
     block: list[Entry] = []
-    for entry in json.loads(index.read_text(encoding="utf-8"))["shards"] if index.is_file() else ():
+    for entry in shard_index.read(data / "shards" / "index.json"):
         if NOTE in entry and entry["dataset"] == dataset:
             block = [] if "released" in entry or size(block) + entry[NOTE] >= LOOKS[-1] else [*block, entry]
     return block

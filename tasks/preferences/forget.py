@@ -86,9 +86,9 @@ def _refused_rows(folder: Path, entry: Mapping[str, Any], subject: str) -> int:
     )
 
 
-def _may_be(kept: Mapping[str, Any], lost: Mapping[str, Any], subject: str) -> bool:
+def _may_be(kept: dict[str, Any], lost: Mapping[str, Any], subject: str) -> bool:
     """Whether a refused row may be the subject's, whom it may name in any form, or by the key of its prompt."""
-    names = refused.names(dict(kept), lost["format"])
+    names = refused.names(kept, lost["format"])
     return subject in names or any(people.is_of(subject, name) for name in names)
 
 

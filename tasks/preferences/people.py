@@ -17,7 +17,7 @@ RATER_KEYS = (*VOTER_KEYS, "judge", "evaluation_session_id", "completed_by", "an
 LABEL_STUDIO = "label-studio"
 TOOLS = (LABEL_STUDIO, "argilla", "arena", "worker")
 _PARTS = ("email", "id", "username")  # of a person given as an object, the surest first
-_MAX_NAME = 256  # characters: what is longer is no name of a person
+MAX_NAME = 256  # characters: what is longer is no name of a person
 
 
 def person(who: Any) -> str | None:
@@ -42,7 +42,7 @@ def listed(name: str) -> str:
 
 def forms(name: str) -> frozenset[str]:
     """Every form in which whoever is called so in a row may have opted out."""
-    return _forms(name) if len(name) <= _MAX_NAME else frozenset((name,))
+    return _forms(name) if len(name) <= MAX_NAME else frozenset((name,))
 
 
 @lru_cache(4096)
@@ -59,7 +59,7 @@ def named(value: Mapping[str, Any], keys: tuple[str, ...] = OWNER_KEYS) -> Itera
     """The people whom a row itself names under these keys."""
     for key in keys:
         name = value.get(key)
-        if isinstance(name, str | int) and not isinstance(name, bool) and 0 < len(str(name)) <= _MAX_NAME:
+        if isinstance(name, str | int) and not isinstance(name, bool) and 0 < len(str(name)) <= MAX_NAME:
             yield str(name)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.preferences import dialogue, screen
+from tasks.preferences import dialogue, people, screen
 from tasks.preferences.formats import FORMATS, Dropped
 from tasks.preferences.rules import Rules, opt_outs
 from tasks.preferences.screen import BadFileError, Refusal, RefusedError, Row
@@ -20,7 +20,6 @@ from tasks.records import prompt_key
 
 Kept = dict[str, Any]
 Place = tuple[int, str]  # line and sha256 of a row
-_MAX_NAME = 256  # characters
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\d+)')
 
 
@@ -96,7 +95,7 @@ def names(kept: Kept, form: str) -> set[str]:
         found = {text or number for text, number in _WORD.findall(kept["bytes"])}
     else:
         found = {*_texts(kept.get("value")), *_subjects(kept.get("value", {}), form)}
-    return {name for name in found if len(name) <= _MAX_NAME}
+    return {name for name in found if len(name) <= people.MAX_NAME}
 
 
 def _subjects(value: Kept, form: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tasks.files import sync, write_json
-from tasks.preferences import blocks, canonical, refused
+from tasks.preferences import blocks, canonical, refused, shard_index
 from tasks.preferences.containers import Rows, open_rows, parts
 from tasks.preferences.duplicates import Index
 from tasks.preferences.rules import Rules
@@ -91,7 +91,7 @@ def _first_taken(path: Path, data: Path) -> dict[str, str]:
         raise FileNotFoundError(f"{path}: no such file")
     sha256 = content_hash(path)
     notes = [json.loads((folder / "hold.json").read_text(encoding="utf-8"))["entry"] for folder in held(data)]
-    for entry in (*_read_index(data / "shards" / "index.json"), *notes):
+    for entry in (*shard_index.read(data / "shards" / "index.json"), *notes):
         if (known := entry.get("taken")) and known["file"] == sha256:
             return dict(known)
     return {"file": sha256, "at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -145,7 +145,7 @@ def _remedy(data: Path, sha256: str) -> str:
 
 
 def _is_known(data: Path, sha256: str) -> bool:
-    return any(entry["sha256"] == sha256 for entry in _read_index(data / "shards" / "index.json"))
+    return any(entry["sha256"] == sha256 for entry in shard_index.read(data / "shards" / "index.json"))
 
 
 def names(entry: Mapping[str, Any]) -> set[str]:
@@ -175,7 +175,7 @@ def _keep(work: Path, data: Path, entry: Mapping[str, Any]) -> None:
 
 def accepted(data: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The accepted shards in order of arrival. Raises ValueError where one is missing or was changed."""
-    shards = _read_index(data / "shards" / "index.json")
+    shards = shard_index.read(data / "shards" / "index.json")
     return [(_listed(data, f"{entry['sha256']}.jsonl", entry["sha256"]), entry) for entry in shards]
 
 
@@ -283,7 +283,7 @@ def _refused(
 
 def _places(data: Path, sha256: str) -> set[refused.Place]:
     """Where the rows stood that were refused of a shard, if it was accepted before."""
-    shards = _read_index(data / "shards" / "index.json")
+    shards = shard_index.read(data / "shards" / "index.json")
     return {
         place
         for entry in shards
@@ -292,19 +292,9 @@ def _places(data: Path, sha256: str) -> set[refused.Place]:
     }
 
 
-def _read_index(index: Path) -> list[dict[str, Any]]:
-    try:
-        shards = json.loads(index.read_text(encoding="utf-8"))["shards"]
-        return [{**s, "dataset": s["dataset"], "rows": s["rows"], "sha256": s["sha256"]} for s in shards]
-    except FileNotFoundError:
-        return []
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{index}: not an index of shards ({error!r}); restore it with git") from None
-
-
 def _index(index: Path, entry: dict[str, Any]) -> bool:
     """Add an entry, atomically; False where it is there already, to which rows refused this time are added."""
-    shards = _read_index(index)
+    shards = shard_index.read(index)
     known = next((known for known in shards if known["sha256"] == entry["sha256"]), None)
     if known is None:
         shards.append(entry)
