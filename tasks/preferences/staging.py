@@ -164,12 +164,13 @@ def publish(
 ) -> int:
     """Move what was staged to its place, less the rows that a later one contradicted.
 
-    Every dataset gets at least one file, every source a quarantine file where it has rows of its own. Returns how many
-    pairs are to be voted on again.
+    Every dataset gets at least one file, every source a quarantine file: an empty one says that nothing was refused.
+    Returns how many pairs are to be voted on again.
     """
     for name, tally in tallies.items():
         staging.drop(name, contradicted, tally)
         tally.check()
+        (staging.folder / "quarantine" / f"{name}.jsonl").touch()
     for dataset, record in DATASETS.items():
         if not staging.parts(dataset):
             write_table(to_table([], record), staging.folder / dataset / "none.parquet")
