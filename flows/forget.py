@@ -43,7 +43,11 @@ UNKNOWN = (
     "Studio is known by it wherever an export has it, else by an id"
 )
 # beside what dvc.yaml names
-MADE = (*(f"runs/{name}" for name in ("ingest", "mine", "prepare", "validate", "shards")), "checkpoints")
+MADE = (
+    *(f"runs/{name}" for name in ("ingest", "mine", "prepare", "validate", "shards")),
+    "runs/align/reference",
+    "checkpoints",
+)
 
 
 def run(subject: str, look_only: bool = False) -> Iterator[str]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tasks.rlhf.reference import Reference
     from tasks.rlhf.reward_model import RewardModel
 
+KEPT = "runs/align/reference"  # of data/: what the reference makes of replies
+
 
 class Params(stage.Params):
     # The sections of the algorithms stand beside these keys; the chosen one is checked by `algorithms.load`.
@@ -74,7 +76,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
     tokenizer = models.load_tokenizer(data / "tokenizer")
     base = models.load_policy(data / "models/sft", params.model.dtype, params.model.lora)
     policy = models.to_train(shared_base.sharing(base) if params.one_base else base, params.model)
-    reference = Reference(policy, data / "models/sft", params.model.dtype)
+    reference = Reference(policy, data / "models/sft", params.model, data / KEPT)
     if algorithm.family == "preference":
         metrics = _on_dataset(params, algorithm, policy, reference, tokenizer, data, tracker)
     else:
@@ -150,9 +152,9 @@ def _on_dataset(
             ratio = feedback.balance(rows, algorithm.config)
             if said := feedback.unbalanced(ratio):
                 sys.stderr.write(f"WARNING: {said}\n")
-            train_on_feedback(policy, reference.logprobs, rows, algorithm, params.seed, tracker)
+            train_on_feedback(policy, reference.sums, rows, algorithm, params.seed, tracker)
         else:
-            train_on_pairs(policy, reference.logprobs, pairs, algorithm, params.seed, tracker)
+            train_on_pairs(policy, reference.sums, pairs, algorithm, params.seed, tracker)
     last = tracker.curve[max(tracker.curve)]
     with tracker.phase("measure"):
         told = _canary(params, algorithm, policy, reference, tokenizer, data)
@@ -180,9 +182,9 @@ def _canary(
         return token_logprobs(policy, examples)
 
     def lead(true: "Sequence[Example]", ruined: "Sequence[Example]") -> Any:
-        (own, frozen) = (
-            [reply_sums(measured, examples) for examples in (true, ruined)]
-            for measured in (logprobs, reference.logprobs)
+        own, frozen = (
+            [measured(examples) for examples in (true, ruined)]
+            for measured in (partial(reply_sums, logprobs), reference.sums)
         )
         if algorithm.module.NEEDS_REFERENCE:
             return canary.lead_of_ratios(own, frozen)

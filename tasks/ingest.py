@@ -32,10 +32,10 @@ from tasks.preferences.held_out import hold_out
 from tasks.preferences.kept import Reading
 from tasks.preferences.rules import FILES, Rules, RulesOptions
 from tasks.preferences.settle import Settler
-from tasks.preferences.shelf import code_version
 from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import REQUEUE, Staging, Tally, publish
 from tasks.records import DATASETS, Preference, Record, content_hash
+from tasks.shelf import code_version
 
 
 class WorldSource(BaseModel):

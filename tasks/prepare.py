@@ -26,10 +26,10 @@ from tasks.preferences.encoding import TABLES, Conversion
 from tasks.preferences.folds import FOLDS, SEALED, Shares, fold_of
 from tasks.preferences.parts import Counts, Parts
 from tasks.preferences.rater_options import RaterOptions, Weighting
-from tasks.preferences.shelf import Shelf, code_version
 from tasks.preferences.tables import batches
 from tasks.records import DATASETS, content_hash, forget_environment, read_table
 from tasks.rlhf.options import ModelOptions
+from tasks.shelf import Shelf, code_version
 from tasks.world import WorldParams
 
 CODE = ("chat", "preferences", "records")  # what makes prepared rows, and the libraries that do

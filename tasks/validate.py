@@ -31,9 +31,9 @@ from tasks.preferences import bounds, implicit
 from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
 from tasks.preferences.screen import RefusedError, excerpt, redact
-from tasks.preferences.shelf import Shelf, code_version
 from tasks.preferences.tables import arrow_batches, characters, parquet_files
 from tasks.records import DATASETS, SIGNALS, content_hash, schema
+from tasks.shelf import Shelf, code_version
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -289,9 +289,9 @@ def _sentence(folder: Path, outcome: Outcome) -> str:
     failed = f"{folder.name}: {outcome.expectation} fails"
     if outcome.unexpected is None:
         return f"{failed}: observed {_shown(outcome.observed)}"
-    rows = _excerpts({str(example["id"]) for example in outcome.examples}, folder)
+    rows = _excerpts({example["row"] for example in outcome.examples}, folder)
     examples = [
-        " ".join([*(f"{key}={_shown(value)}" for key, value in each.items() if key != "source"), rows[str(each["id"])]])
+        " ".join([*(f"{key}={_shown(value)}" for key, value in each.items() if key != "row"), rows[each["row"]]])
         for each in outcome.examples
     ]
     return f"{failed} for {outcome.unexpected} of {outcome.rows} rows, e.g. {'; '.join(examples)}"
@@ -304,16 +304,17 @@ def _shown(value: Any) -> str:
     return repr(text if _HASH.fullmatch(text) else redact(text))
 
 
-def _excerpts(ids: Collection[str], folder: Path) -> dict[str, str]:
-    """The place of the first row with each id, and the masked head of what it says."""
-    found: dict[str, str] = {}
+def _excerpts(wanted: Collection[int], folder: Path) -> dict[int, str]:
+    """Where rows are, by their number in the dataset from 1, and the masked head of what they say."""
+    found: dict[int, str] = {}
+    before = 0
     for path in parquet_files(folder):
-        first = 1
+        first = before
         for batch in arrow_batches([path], schema(DATASETS[folder.name]).names):
-            for place in np.flatnonzero(_flags(pc.is_in(batch["id"], pa.array(sorted(ids))))).tolist():
-                (row,) = batch.slice(place, 1).to_pylist()
-                found.setdefault(row["id"], f"in row {first + place} of {path.name}: {excerpt(row)}")
-            first += len(batch)
+            for row in (row for row in wanted if before < row <= before + len(batch)):
+                (said,) = batch.slice(row - before - 1, 1).to_pylist()
+                found[row] = f"in row {row - first} of {path.name}: {excerpt(said)}"
+            before += len(batch)
     return found
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SEVERITIES = ("critical", "warning")  # only a critical failure stops the pipeline
 NUM_EXAMPLES = 3
+_ROW = "row"  # a column beside those of the data
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Outcome:
     rows: int
     unexpected: int | None  # rows that break it; None for an expectation about the table as a whole
     observed: Any  # the value of such an expectation
-    examples: list[dict[str, Any]]
+    examples: list[dict[str, Any]]  # {row: its number in the frame, from 1, id and the columns asked about: values}
     quota: dict[str, Any] | None = None  # {task, case, least} of a cell of the taxonomy
 
 
@@ -47,7 +48,7 @@ def read_suite(path: Path) -> list[dict[str, Any]]:
 
 
 def check(frames: Mapping[str, "DataFrame"], suites: Path, docs: Path) -> dict[str, list[Outcome]]:
-    """Hold each frame against the suite of its name and write Data Docs to `docs`.
+    """Hold each frame against the suite of its name and write Data Docs to `docs`, which show no value of a row.
 
     Of a frame without rows only the expectations about the table as a whole are asked; those with `asked_of` in their
     meta, `{column: value}`, of a frame with such a row alone.
@@ -68,15 +69,28 @@ def check(frames: Mapping[str, "DataFrame"], suites: Path, docs: Path) -> dict[s
         try:
             found = {
                 name: [
-                    _outcome(result.to_json_dict(), suites / f"{name}.json")
+                    _outcome(result.to_json_dict(), suites / f"{name}.json", frame)
                     for result in _run(gx, context, source, name, frame, wanted[name])
                 ]
                 for name, frame in frames.items()
             }
         except GreatExpectationsError as error:
             raise ValueError(f"{suites}: a suite is not valid: {' '.join(str(error).split())[:300]}") from None
+        _forget_values(context.validation_results_store)
         context.build_data_docs()
     return found
+
+
+def _forget_values(store: Any) -> None:
+    """Leave of rows that break an expectation their numbers: values and ids may name people, and many see the pages."""
+    for key in store.list_keys():
+        validated = store.get(key)
+        for each in validated.results:
+            for name in [name for name in each.result if name.startswith("partial_unexpected")]:
+                found = each.result.pop(name)
+                if name == "partial_unexpected_index_list":
+                    each.result[name] = [{_ROW: row[_ROW]} for row in found]
+        store.set(key, validated)
 
 
 _INDEX = {"class_name": "DefaultSiteIndexBuilder"}
@@ -121,12 +135,13 @@ def _run(
     shape = {
         "result_format": "SUMMARY",
         "partial_unexpected_count": NUM_EXAMPLES,
-        "unexpected_index_column_names": ["id", "source"],
+        "unexpected_index_column_names": [_ROW],
     }
-    return list(definition.run(batch_parameters={"dataframe": frame}, result_format=shape).results)
+    given = {"dataframe": frame.assign(**{_ROW: range(1, len(frame) + 1)})}
+    return list(definition.run(batch_parameters=given, result_format=shape).results)
 
 
-def _outcome(result: dict[str, Any], suite: Path) -> Outcome:
+def _outcome(result: dict[str, Any], suite: Path, frame: "DataFrame") -> Outcome:
     config, found = result["expectation_config"], result["result"]
     quota = _quota(config)
     cell = f"{quota['task']}: {quota['case']}" if quota else None
@@ -141,9 +156,13 @@ def _outcome(result: dict[str, Any], suite: Path) -> Outcome:
         rows=int(found.get("element_count", found.get("observed_value") if "table" in name else 0) or 0),
         unexpected=found.get("unexpected_count"),
         observed=found.get("observed_value"),
-        examples=list(found.get("partial_unexpected_index_list") or [])[:NUM_EXAMPLES],
+        examples=_examples(found.get("partial_unexpected_index_list") or [], frame),
         quota=quota,
     )
+
+
+def _examples(found: list[dict[str, Any]], frame: "DataFrame") -> list[dict[str, Any]]:
+    return [{**each, "id": frame["id"].iloc[each[_ROW] - 1]} for each in found[:NUM_EXAMPLES]]
 
 
 def _quota(config: dict[str, Any]) -> dict[str, Any] | None:

@@ -18,8 +18,8 @@ from typing import Any
 
 from tasks.files import write_json
 from tasks.preferences.duplicates import Index
-from tasks.preferences.shelf import Shelf
 from tasks.preferences.staging import Staging, Tally
+from tasks.shelf import Shelf
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from tasks.preferences import ceiling, rater_groups, raters, votes
 from tasks.preferences.rater_options import RaterOptions, Weighting
 from tasks.preferences.raters import Judgement
-from tasks.preferences.shelf import Shelf
+from tasks.shelf import Shelf
 from tasks.world import WorldParams
 
 

@@ -23,9 +23,9 @@ from tasks.files import write_json
 from tasks.preferences.encoding import TABLES, Conversion, Row, Table
 from tasks.preferences.folds import FOLDS, SEALED, fold_of
 from tasks.preferences.raters import Judgement
-from tasks.preferences.shelf import Shelf, share
 from tasks.preferences.tables import Writer, arrow_batches, batches, parquet_files, quantiles
 from tasks.records import write_table
+from tasks.shelf import Shelf, share
 
 PLANTED = "~canary.parquet"  # among the files of a fold; they are read in the order of their names, this one last
 

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from tasks.preferences import requeue
 from tasks.preferences.keys import row_key
 from tasks.preferences.screen import Refusal, Row, excerpt
-from tasks.preferences.shelf import share
 from tasks.preferences.tables import source_of
 from tasks.records import DATASETS, Preference, Record, schema, to_table, write_table
+from tasks.shelf import share
 
 GROUP = 10_000  # rows written at once
 PART = 5  # groups in a file: what a later contradiction makes us write again

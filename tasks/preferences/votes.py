@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from tasks.files import write_json
 from tasks.preferences.columns import save_arrays
-from tasks.preferences.shelf import Shelf
 from tasks.preferences.tables import parquet_files, source_of
+from tasks.shelf import Shelf
 
 VALUES = ("first", "second", "tie", "both_bad", "unsure")
 FIRST, SECOND, TIE, BOTH_BAD, UNSURE = range(5)

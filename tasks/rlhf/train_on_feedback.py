@@ -33,22 +33,24 @@ class Step:
 
 def train_on_feedback(
     policy: Any,
-    reference_logprobs: Callable[[Sequence[Example]], Tensor] | None,
+    reference_sums: Callable[[Sequence[Example]], np.ndarray] | None,
     rows: Sequence[Feedback],
     algorithm: Algorithm,
     seed: int,
     tracker: Tracker,
 ) -> None:
-    """Minimise the algorithm's loss over the rows, in place. Reference log-probs are computed once.
+    """Minimise the algorithm's loss over the rows, in place.
+
+    `reference_sums`: log p of replies under the reference, in nats, float64 [B]; it is asked once.
 
     ValueError where no reference is given, and for rows that nothing can be learned from.
     """
     _check(rows, algorithm)
     ranks.refuse_shards(f"align.algorithm = {algorithm.name!r}")
-    if reference_logprobs is None:
+    if reference_sums is None:
         raise ValueError(f"align.algorithm = {algorithm.name!r} needs the log-probs of a reference policy")
     policy.eval()
-    sums = reply_sums(reference_logprobs, [row.example for row in rows] + [row.mismatched for row in rows])
+    sums = reference_sums([row.example for row in rows] + [row.mismatched for row in rows])
     reference, mismatched = (_by_row(rows, half) for half in np.split(sums, 2))
     options = algorithm.options
     step = Step(torch.zeros(()), 0.0, 0.0, 0.0)

@@ -3,32 +3,35 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tasks.rlhf.algorithms import Algorithm
 from tasks.rlhf.batch import Example, LossOutput, Pair, PairLogps, Tracker, preferred_nll
 from tasks.rlhf.dataset import both
-from tasks.rlhf.logprobs import reply_sums, sum_by_row, token_logprobs
+from tasks.rlhf.logprobs import sum_by_row, token_logprobs
 from tasks.rlhf.models import disable_dropout
 from tasks.rlhf.train_on_dataset import train_on_dataset
 
 
 def train_on_pairs(
     policy: Any,
-    reference_logprobs: Callable[[Sequence[Example]], Tensor] | None,
+    reference_sums: Callable[[Sequence[Example]], np.ndarray] | None,
     pairs: Sequence[Pair],
     algorithm: Algorithm,
     seed: int,
     tracker: Tracker,
 ) -> None:
-    """Minimise the algorithm's loss over the pairs, in place. Reference log-probs are computed once.
+    """Minimise the algorithm's loss over the pairs, in place.
+
+    `reference_sums`: log p of replies under the reference, in nats, float64 [B]; it is asked once.
 
     ValueError where the algorithm needs a reference and none is given, and for pairs that nothing can be learned from.
     """
     _check(pairs, algorithm)
     policy.eval()
-    reference = _reference_sums(pairs, reference_logprobs, algorithm)
+    reference = _reference_sums(pairs, reference_sums, algorithm)
     sft_weight = algorithm.options.sft_weight
 
     def loss(rows: list[Pair]) -> LossOutput:
@@ -69,14 +72,14 @@ def _check(pairs: Sequence[Pair], algorithm: Algorithm) -> None:
 
 
 def _reference_sums(
-    pairs: Sequence[Pair], logprobs: Callable[[Sequence[Example]], Tensor] | None, algorithm: Algorithm
+    pairs: Sequence[Pair], measure: Callable[[Sequence[Example]], np.ndarray] | None, algorithm: Algorithm
 ) -> dict[int, tuple[float, float]]:
     """log p of both replies of each pair under the reference, by the pair's `id()`; empty where none is needed."""
     if not algorithm.module.NEEDS_REFERENCE:
         return {}
-    if logprobs is None:
+    if measure is None:
         raise ValueError(f"align.algorithm = {algorithm.name!r} needs the log-probs of a reference policy")
-    sums = reply_sums(logprobs, both(pairs)).reshape(2, -1).T.tolist()
+    sums = measure(both(pairs)).reshape(2, -1).T.tolist()
     return {id(pair): (a, b) for pair, (a, b) in zip(pairs, sums, strict=True)}
 
 

@@ -120,6 +120,7 @@ def plant(data: Path) -> None:
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_text(text)
     (data / "reports/ingest.json").write_text('{"rows": 77}')
+    (data / "runs/align/reference/k").mkdir(parents=True, exist_ok=True)  # numbers of their rows, which name nobody
     for rows, judge in (([row, other], None), ([row, other, {**other, "rater": "al", "id": "v3"}], hold)):
         fresh = data / "fresh.jsonl"
         fresh.write_text("".join(json.dumps(each) + "\n" for each in rows))
@@ -188,6 +189,7 @@ def test_nothing_is_left_of_a_subject_planted_everywhere(
     assert not (toy / ".dvc/tmp/exps/torn.parquet").exists()
     assert names.exists() == (subject != NAME)
     for data in (toy / "data", recipe / "data"):
+        assert not (data / "runs/align/reference").exists()
         ((path, entry),) = shards.accepted(data)
         assert (entry["rows"], "eve" in path.read_text()) == (1, True)
         (held,) = shards.held(data)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks.records import content_hash
 from tests.tasks.adapters.vllm_server import Vllm, serving
 from tests.tasks.conftest import inside, run_stage
 
@@ -79,3 +80,29 @@ def test_critic_and_reward_model_over_the_policys_base(copied):
     change(model={"lora": None})
     with pytest.raises(ValueError, match=r"align.one_base = True: .*what shares a base is adapters, and model.lora is"):
         run_stage("align")
+
+
+def test_a_sweep_asks_the_reference_once(copied, monkeypatch):
+    from tasks.rlhf import reference
+
+    measured = []
+
+    def counted(logprobs, examples, *given):
+        measured.append(len(examples))
+        return sums(logprobs, examples, *given)
+
+    sums = reference.reply_sums
+    monkeypatch.setattr(reference, "reply_sums", counted)
+    change(align={"algorithm": "dpo"})
+    policies = []
+    for beta in (0.1, 0.3, 0.1):
+        section = yaml.safe_load(Path("params.yaml").read_text())["align"]["dpo"]
+        change(align={"dpo": section | {"beta": beta}})
+        aligned()
+        policies.append(content_hash(Path("data/models/policy")))
+    assert len(measured) == 3  # the pairs, and both sides of the canary, of the first run alone
+    assert policies[0] != policies[1]
+    shutil.rmtree("data/runs/align/reference")
+    aligned()
+    assert len(measured) == 6
+    assert content_hash(Path("data/models/policy")) == policies[0] == policies[2]

@@ -151,6 +151,9 @@ def test_what_a_broken_contract_prints_names_nobody(tmp_path: Path) -> None:
         run(tmp_path)
     said = str(caught.value)
     assert not any(part in said for part in ("jane", "corp", "212", "0180", "Hello"))
+    pages = [path.read_text() for path in (tmp_path / "runs/validate/data_docs").rglob("*.html")]
+    assert any("preferences" in page and "choice" in page for page in pages)
+    assert not [part for page in pages for part in ("jane", "corp.com", "555-0180") if part in page]
     assert "choice='xxxx.xxx0@xxxx.xxx/+0-000-000-0000' id='xxxx.xxx0@xxxx.xxx/+0-000-000-0000' in row 3 of" in said
     assert "id='0123456789abcdef' in row 4 of test.parquet: {\"prompt\": [{" in said
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +46,29 @@ def reward(folder: Path, tracker: FileTracker) -> tuple[int, Callable[[], object
 
 def dpo(folder: Path, tracker: FileTracker) -> tuple[int, Callable[[], object]]:
     from tasks.rlhf import algorithms
+    from tasks.rlhf.logprobs import reply_sums
     from tasks.rlhf.train_on_pairs import train_on_pairs
 
     rows = material.pairs_of(folder, material.ROWS["dpo"])
     policy, reference = policy_and_reference(folder)
+    reference_sums = partial(reply_sums, reference)
     batch_tokens = budget(rows, material.ROWS_PER_STEP // 2)
     algorithm = algorithms.load("dpo", {"beta": 0.1, "lr": 1e-4, "num_epochs": 1, "batch_tokens": batch_tokens})
-    return len(rows), lambda: train_on_pairs(policy, reference, rows, algorithm, 0, tracker)
+    return len(rows), lambda: train_on_pairs(policy, reference_sums, rows, algorithm, 0, tracker)
 
 
 def kto(folder: Path, tracker: FileTracker) -> tuple[int, Callable[[], object]]:
     from tasks.rlhf import algorithms, feedback
+    from tasks.rlhf.logprobs import reply_sums
     from tasks.rlhf.train_on_feedback import train_on_feedback
 
     rows = feedback.from_pairs(material.pairs_of(folder, material.ROWS["kto"] // 2))
     policy, reference = policy_and_reference(folder)
+    reference_sums = partial(reply_sums, reference)
     batch_tokens = budget(rows, material.ROWS_PER_STEP)
     section = {"beta": 0.1, "lr": 1e-4, "num_epochs": 1, "batch_tokens": batch_tokens}
     algorithm = algorithms.load("kto", section | {"desirable_weight": 1.0, "undesirable_weight": 1.0})
-    return len(rows), lambda: train_on_feedback(policy, reference, rows, algorithm, 0, tracker)
+    return len(rows), lambda: train_on_feedback(policy, reference_sums, rows, algorithm, 0, tracker)
 
 
 def grpo(folder: Path, tracker: FileTracker, name: str = "grpo") -> tuple[int, Callable[[], object]]:

@@ -12,8 +12,8 @@ from tasks import prepare, worth
 from tasks.preferences import votes
 from tasks.preferences.encoding import Conversion
 from tasks.preferences.folds import FOLDS, fold_of
-from tasks.preferences.shelf import Shelf
 from tasks.records import CANARY, DATASETS, Preference, content_hash, read_table, to_table, write_table
+from tasks.shelf import Shelf
 from tests.tasks.test_prepare import SHARES, ask, records, run, write
 
 MADE = ("tokenizer", *(f"prepared/{name}" for name in prepare.TABLES), "prepared/canary.json", "raters.json", "sealed")

@@ -10,6 +10,7 @@ import os
 import sys
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from tasks.rlhf import algorithms, experience, models, ranks, train_reward
 from tasks.rlhf.batch import Example, Prompt
 from tasks.rlhf.checkpoint import Checkpoints
-from tasks.rlhf.logprobs import reply_nll, token_logprobs
+from tasks.rlhf.logprobs import reply_nll, reply_sums, token_logprobs
 from tasks.rlhf.options import DatasetOptions, LoraOptions
 from tasks.rlhf.reward_model import score_examples
 from tasks.rlhf.rollout import Reply
@@ -87,9 +88,9 @@ def on_fixed(name):
     if algorithm.unpaired:
         from tasks.rlhf.feedback import from_pairs
 
-        train_on_feedback(policy, logprobs, from_pairs(pairs()), algorithm, 0, recorder)
+        train_on_feedback(policy, partial(reply_sums, logprobs), from_pairs(pairs()), algorithm, 0, recorder)
     else:
-        train_on_pairs(policy, logprobs, pairs(), algorithm, 0, recorder)
+        train_on_pairs(policy, partial(reply_sums, logprobs), pairs(), algorithm, 0, recorder)
     return recorder.rows, policy
 
 

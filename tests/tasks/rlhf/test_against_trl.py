@@ -7,6 +7,7 @@ smoothing, L2, bounds, heads and a score per token are ours alone, and so is the
 """
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def ours(name, policy, reference, rows, **config):
     algorithm = algorithms.load(name, {**config, **OPTIONS})
     recorder = Recorder()
     train = train_on_feedback if algorithm.unpaired else train_on_pairs
-    train(copy.deepcopy(policy), logprobs_of(reference), rows, algorithm, 0, recorder)
+    train(copy.deepcopy(policy), partial(reply_sums, logprobs_of(reference)), rows, algorithm, 0, recorder)
     return recorder.rows[0]["loss"]
 
 

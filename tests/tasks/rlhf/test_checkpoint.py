@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from tasks.records import content_hash
 from tasks.rlhf import algorithms, checkpoint, models
 from tasks.rlhf.batch import Example, LossOutput
 from tasks.rlhf.checkpoint import Checkpoints
-from tasks.rlhf.logprobs import reply_nll, token_logprobs
+from tasks.rlhf.logprobs import reply_nll, reply_sums, token_logprobs
 from tasks.rlhf.options import DatasetOptions, LoraOptions
 from tasks.rlhf.train_on_dataset import train_on_dataset
 from tasks.rlhf.train_on_pairs import train_on_pairs
@@ -394,7 +395,7 @@ def test_a_preference_algorithm_goes_on(tiny_model, tmp_path):
         tracker.at = at
         with contextlib.closing(tracker):
             algorithm = algorithms.load("dpo", section)
-            train_on_pairs(policy, reference_logprobs, pairs(), algorithm, 0, tracker)
+            train_on_pairs(policy, partial(reply_sums, reference_logprobs), pairs(), algorithm, 0, tracker)
         return policy.state_dict(), tracker.curve
 
     whole = run("whole")

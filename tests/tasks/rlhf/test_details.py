@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,7 +147,8 @@ def test_dpo_takes_the_sum_over_a_reply(tiny_model):
     expected = np.average(np.log1p(np.exp(-0.5 * (a - b))), weights=[row.weight for row in rows])
     options = {"beta": 0.5, "lr": 1e-3, "num_epochs": 1, "batch_tokens": 10**6}
     recorder = Recorder()
-    train_on_pairs(copy.deepcopy(tiny_model), logprobs_of(frozen), rows, algorithms.load("dpo", options), 0, recorder)
+    sums = partial(reply_sums, logprobs_of(frozen))
+    train_on_pairs(copy.deepcopy(tiny_model), sums, rows, algorithms.load("dpo", options), 0, recorder)
     assert abs(expected - math.log(2)) > 0.01
     assert recorder.rows[0]["loss"] == pytest.approx(expected, rel=1e-4)
 

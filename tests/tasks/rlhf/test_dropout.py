@@ -1,12 +1,13 @@
 """A policy that is still its reference must not differ from it by dropout."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 
 from tasks.rlhf import algorithms, models
-from tasks.rlhf.logprobs import token_logprobs
+from tasks.rlhf.logprobs import reply_sums, token_logprobs
 from tasks.rlhf.options import LoraOptions
 from tasks.rlhf.train_on_pairs import train_on_pairs
 from tests.tasks.rlhf.test_loops import Recorder, pairs
@@ -35,7 +36,7 @@ def first_step(policy, reference):
     def logprobs(examples):
         return token_logprobs(reference, examples)
 
-    train_on_pairs(policy, logprobs, pairs(), algorithms.load("dpo", section), 0, recorder)
+    train_on_pairs(policy, partial(reply_sums, logprobs), pairs(), algorithms.load("dpo", section), 0, recorder)
     return recorder.rows[0]
 
 

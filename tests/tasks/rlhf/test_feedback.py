@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ def frozen(model):
 def train(model, rows, seed=0, logprobs=None, **options):
     recorder = Recorder()
     algorithm = algorithms.load("kto", {**SECTION, **options})
-    train_on_feedback(model, logprobs or frozen(model), rows, algorithm, seed, recorder)
+    train_on_feedback(model, partial(reply_sums, logprobs or frozen(model)), rows, algorithm, seed, recorder)
     return recorder.rows
 
 

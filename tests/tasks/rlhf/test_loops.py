@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from tasks.rlhf import algorithms, checkpoint
 from tasks.rlhf.batch import Example, LossOutput, Pair, token_batches
-from tasks.rlhf.logprobs import reply_nll, token_logprobs
+from tasks.rlhf.logprobs import reply_nll, reply_sums, token_logprobs
 from tasks.rlhf.options import DatasetOptions
 from tasks.rlhf.train_on_dataset import train_on_dataset, warmup_cosine
 from tasks.rlhf.train_on_pairs import train_on_pairs
@@ -92,7 +93,9 @@ def test_dpo_learns_the_preferences_and_not_the_ties(tiny_model):
     def reference_logprobs(examples):
         return token_logprobs(reference, examples)
 
-    train_on_pairs(policy, reference_logprobs, pairs(), algorithms.load("dpo", section), 0, recorder)
+    train_on_pairs(
+        policy, partial(reply_sums, reference_logprobs), pairs(), algorithms.load("dpo", section), 0, recorder
+    )
     assert recorder.rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-3)  # policy = reference at first
     assert recorder.rows[-1]["implicit_accuracy"] > 0.75
     assert recorder.rows[-1]["loss"] < 0.6
@@ -150,7 +153,8 @@ def test_rows_of_weight_0_teach_nothing_and_stop_nothing(tiny_model, name):
             {"gamma": 1.0} if name == "simpo" else {}
         )
         algorithm = algorithms.load(name, options)
-        train_on_pairs(policy, lambda e: token_logprobs(tiny_model, e).detach(), given, algorithm, 0, recorder)
+        frozen = partial(reply_sums, lambda e: token_logprobs(tiny_model, e))
+        train_on_pairs(policy, frozen, given, algorithm, 0, recorder)
         return weights(policy), recorder.rows
 
     without, figures = trained(rows)

@@ -6,6 +6,7 @@ losses and metrics agree within 1e-5, gradients within 1e-4 of the largest entry
 
 import copy
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tasks.rlhf import algorithms, feedback
 from tasks.rlhf.batch import Example, Pair, PairLogps
-from tasks.rlhf.logprobs import token_logprobs
+from tasks.rlhf.logprobs import reply_sums, token_logprobs
 from tasks.rlhf.train_on_feedback import train_on_feedback
 from tasks.rlhf.train_on_pairs import train_on_pairs
 from tests.tasks.conftest import ROOT
@@ -64,6 +65,7 @@ def reference(tiny_model):
 
 
 def train(policy, reference, rows, algorithm, seed, recorder):
+    reference = None if reference is None else partial(reply_sums, reference)
     if algorithm.unpaired:
         if not rows or isinstance(rows[0], Pair):
             rows = feedback.from_pairs(rows)

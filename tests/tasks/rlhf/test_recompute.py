@@ -1,12 +1,13 @@
 """Gradient checkpointing: every layer is computed twice and its activations once, and no loop learns anything else."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 
 from tasks.rlhf import algorithms, models
-from tasks.rlhf.logprobs import reply_nll, token_logprobs, unwrapped
+from tasks.rlhf.logprobs import reply_nll, reply_sums, token_logprobs, unwrapped
 from tasks.rlhf.options import DatasetOptions, LoraOptions, ModelOptions
 from tasks.rlhf.recompute import recompute_layers
 from tasks.rlhf.train_on_dataset import train_on_dataset
@@ -101,7 +102,7 @@ def dpo(model):
         return token_logprobs(reference, examples)
 
     section = {"beta": 0.1, "lr": 1e-3, "num_epochs": 1, "batch_tokens": 256}
-    train_on_pairs(model, logprobs, pairs(), algorithms.load("dpo", section), 0, Recorder())
+    train_on_pairs(model, partial(reply_sums, logprobs), pairs(), algorithms.load("dpo", section), 0, Recorder())
     return model
 
 

@@ -68,6 +68,12 @@ class Shelf:
     def get(self, key: str, fill: Callable[[Path], None]) -> Path:
         return self.find(key) or self.put(key, fill)
 
+    def keep_latest(self, number: int) -> None:
+        """Delete all but so many folders, those that were filled last."""
+        kept = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in kept[:-number]:
+            shutil.rmtree(path)
+
     def forget(self, wanted: Collection[str] | None = None) -> None:
         """Delete all but the folders under these keys, or else all that nobody asked for."""
         wanted = self._asked if wanted is None else wanted

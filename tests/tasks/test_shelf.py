@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.preferences import shelf
-from tasks.preferences.shelf import Shelf
+from tasks import shelf
+from tasks.shelf import Shelf
 
 
 def fill(folder: Path) -> None:
