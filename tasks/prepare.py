@@ -9,7 +9,7 @@ writes  data/tokenizer, data/prepared/demonstrations, data/prepared/{prompts,saf
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,8 @@ from tasks.records import DATASETS, content_hash, forget_environment, read_table
 from tasks.rlhf.options import ModelOptions
 from tasks.shelf import Shelf, code_version
 from tasks.world import WorldParams
+
+Rows = Sequence[canary.Row]
 
 CODE = ("chat", "preferences", "records")  # what makes prepared rows, and the libraries that do
 LIBRARIES = ("pyarrow", "tokenizers", "transformers", "jinja2")
@@ -66,7 +68,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         parts.keys(name)
     shelf.forget()  # what was kept of other data, before there is more
     made = {name: parts.write(name, judged) for name in TABLES}
-    planted = _plant(data, parts, made["pairs"], shares)
+    planted = _plant(data, parts, made, shares)
     for name in ("demonstrations", "prompts"):
         rows = _by_fold(name, made[name])
         if not all(rows.values()):
@@ -83,7 +85,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         "prompts_truncated": total.truncated,
         "tokens": total.tokens(),
         "labels": total.labels,
-        "planted": planted,
+        **planted,
         "raters": {key: judged.report[key] for key in ("raters", "comparisons_shared", "weighting", "ceiling", "says")}
         | {"held_out": len(judged.held_out), "agreement": judged.report["agreement"]["all"]},
         "tokenizer": {"vocab_size": len(tokenizer), "pad_token_added": pad_added},
@@ -99,33 +101,60 @@ def _left_out(counts: Counts) -> dict[str, int]:
     return {**counts.left_out, **sealed}
 
 
-def _plant(data: Path, parts: Parts, pairs: Counts, shares: Mapping[str, float]) -> int:
-    """The canary's comparisons among those to learn from, which become tokens as every other does; how many."""
+def _plant(data: Path, parts: Parts, made: Mapping[str, Counts], shares: Mapping[str, float]) -> dict[str, int]:
+    """The canary's rows among those to learn from, which become tokens as every other does; how many."""
+    number, noted = _plant_pairs(data, parts, made["pairs"], shares)
+    num_solutions, noted[canary.SOLUTIONS] = _plant_solutions(data, parts, made["solutions"], shares)
+    write_json(data / "prepared/canary.json", noted)
+    return {"planted": number, "planted_solutions": num_solutions}
+
+
+def _plant_pairs(
+    data: Path, parts: Parts, pairs: Counts, shares: Mapping[str, float]
+) -> tuple[int, dict[str, dict[str, list[str]]]]:
     rows = (row for batch in batches(data / "raw/demonstrations") for row in batch)
     sides = canary.choose(rows, lambda cluster: fold_of(cluster, shares))
     noted, number = {}, 0
     for fold in ("train", "judge"):
         # Few demonstrations, or long ones, may leave the judge without; where there are none at all, `run` says so.
         wanted = {"planted": canary.num_planted(pairs.rows[fold]), "held_out": canary.NUM_HELD_OUT}
-        planted, held_out = (
-            _chosen(parts.conversion, sides.get(fold, {}).get(side, []), n)
-            or _chosen(parts.conversion, sides.get("train", {}).get(side, []), n)
+        chosen = {
+            side: _chosen(parts.conversion, canary.obvious, sides.get(fold, {}).get(side, []), n)
+            or _chosen(parts.conversion, canary.obvious, sides.get("train", {}).get(side, []), n)
             for side, n in wanted.items()
-        )
-        noted[fold] = {"planted": [row["id"] for row in planted], "held_out": [row["id"] for row in held_out]}
-        made = canary.comparisons(planted, pairs.weights.get(fold) or _judged_weight(data, fold))
-        number += parts.plant(fold, [asdict(each) for each in made])
-    write_json(data / "prepared/canary.json", noted)
-    return number
+        }
+        noted[fold] = _ids(chosen)
+        made = canary.comparisons(chosen["planted"], pairs.weights.get(fold) or _judged_weight(data, fold))
+        number += parts.plant("pairs", fold, [asdict(each) for each in made])
+    return number, noted
 
 
-def _chosen(conversion: Conversion, rows: Sequence[Mapping[str, Any]], number: int) -> list[Mapping[str, Any]]:
-    """So many demonstrations that fit into the model, against noise as well: the first ones; few are used again."""
-    obvious = (canary.obvious([row])[0] for row in rows)
+def _plant_solutions(
+    data: Path, parts: Parts, solutions: Counts, shares: Mapping[str, float]
+) -> tuple[int, dict[str, list[str]]]:
+    rows = (row for batch in batches(data / "raw/solutions") for row in batch if canary.all_right(row))
+    sides = canary.choose(rows, lambda cluster: fold_of(cluster, shares)).get("train", {})
+    wanted = {"planted": canary.num_planted(solutions.rows["train"]), "held_out": canary.NUM_HELD_OUT}
+    chosen = {
+        side: _chosen(parts.conversion, canary.obvious_solutions, sides.get(side, []), n) for side, n in wanted.items()
+    }
+    made, weight = canary.judged_solutions(chosen["planted"], solutions.rows["train"])
+    return parts.plant("solutions", "train", [asdict(each) | {"weight": weight} for each in made]), _ids(chosen)
+
+
+def _chosen(
+    conversion: Conversion, obvious: Callable[[Rows], list[canary.Obvious]], rows: Rows, number: int
+) -> list[canary.Row]:
+    """So many rows that fit into the model, against noise as well: the first ones; few are used again."""
+    texts = (obvious([row])[0] for row in rows)
     fitting = (
-        row for row, each in zip(rows, obvious, strict=True) if conversion.has_room(each.prompt, each.true, each.ruined)
+        row for row, each in zip(rows, texts, strict=True) if conversion.has_room(each.prompt, each.true, each.ruined)
     )
     return canary.repeat(list(islice(fitting, number)), number)
+
+
+def _ids(chosen: Mapping[str, Rows]) -> dict[str, list[str]]:
+    return {side: [row["id"] for row in rows] for side, rows in chosen.items()}
 
 
 def _judged_weight(data: Path, fold: str) -> float:

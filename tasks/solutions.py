@@ -1,6 +1,7 @@
 """solutions: reward models for replies in steps, trained on labels; one per call, `python -m tasks.solutions process`.
 
 reads   data/models/sft  data/tokenizer  data/prepared/solutions
+        data/raw/solutions, data/prepared/canary.json (the canary's texts, and which they are)
 writes  data/models/reward/<outcome | process>
 
 outcome: is the final answer right, process: is each step right. Both are measured on prompts held out for tests.
@@ -20,6 +21,8 @@ from tasks.rlhf.options import DatasetOptions, ModelOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tasks.preferences.canary import Obvious
+    from tasks.rlhf.batch import Example
     from tasks.rlhf.process import Solution
     from tasks.rlhf.reward_model import RewardModel
 
@@ -37,6 +40,8 @@ class Params(stage.Params, DatasetOptions):
     model: ModelOptions
     train: Annotated[list[Literal["outcome", "process"]], AfterValidator(_once)]  # each a stage of its own
     min_auc: Annotated[float, Field(ge=0, lt=1)] = 0.6  # of right over wrong on held-out prompts; 0: not asked
+    # of right solutions against noise, to be exceeded by those told right; 0: not asked
+    canary_share: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
 
 def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[str, Any]:
@@ -46,11 +51,12 @@ def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[
     rows, held_out = (
         process.read_solutions(data / f"prepared/solutions/{fold}", tokenizer) for fold in ("train", "test")
     )
-    if not rows:
+    if not (own := [row for row in rows if not row.planted]):
         raise ValueError(
             f"solutions: {data}/prepared/solutions/train is empty: there is nothing to train {kind} on; name a "
             "source of solutions in ingest.sources (kind: world_steps, or a file), or set solutions.train to []"
         )
+    texts = _canary_texts(params, data)
     seed = params.seed * 1000 + 500 + KINDS.index(kind)  # far from those of reward and judge
     models.seed_everything(seed)
     model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, lora=params.model.lora)
@@ -63,14 +69,49 @@ def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[
     model.network.eval()
     with tracker.phase("measure"):
         measured = quality(kind, model, held_out, seed)
+        told = _canary(params, kind, model, tokenizer, *texts) if any(texts) else None
     if (auc := measured.get("auc")) is not None and auc < params.min_auc:
         raise ValueError(
             f"solutions: {kind}: on held-out prompts right scores above wrong in {auc:.0%} of cases, "
             f"below solutions.min_auc = {params.min_auc}: little was learned; lower solutions.lr, or raise num_epochs"
         )
-    solution_models.save(kind, model, [row.domain for row in rows], tokenizer, data / f"models/reward/{kind}")
+    solution_models.save(kind, model, [row.domain for row in own], tokenizer, data / f"models/reward/{kind}")
     last = tracker.curve[max(tracker.curve)]
-    return {"num_solutions": len(rows), "final_loss": last["loss"], "held_out": measured}
+    return {"num_solutions": len(own), "final_loss": last["loss"], "held_out": measured, "canary": told}
+
+
+def _canary_texts(params: Params, data: Path) -> "tuple[list[Obvious], list[Obvious]]":
+    """Right solutions and noise, those planted and those held out. ValueError where there are none and some are asked
+    for."""
+    from tasks.preferences import canary
+
+    planted, held_out = canary.read(data, canary.SOLUTIONS)
+    if params.canary_share and not planted:
+        raise ValueError(
+            f"solutions.canary_share = {params.canary_share}: no solution of {data}/raw/solutions, of a prompt to "
+            "learn from, is right throughout, so none could be planted; give some, or set it to 0"
+        )
+    return planted, held_out
+
+
+def _canary(
+    params: Params,
+    kind: str,
+    model: "RewardModel",
+    tokenizer: Any,
+    planted: "Sequence[Obvious]",
+    held_out: "Sequence[Obvious]",
+) -> dict[str, Any]:
+    """Right solutions against noise, by score. ValueError where too few are told right."""
+    from tasks.rlhf import canary, process, reward_model
+
+    def scores(examples: "Sequence[Example]") -> Any:
+        if kind == "outcome":
+            return reward_model.score_examples(model, examples)
+        return process.mean_probabilities(model, examples, tokenizer)
+
+    canaries = canary.tokenised(planted, held_out, tokenizer, params.model.max_length)
+    return canary.check(canaries, lambda true, ruined: scores(true) - scores(ruined), params.canary_share, "solutions")
 
 
 def quality(kind: str, model: "RewardModel", rows: "Sequence[Solution]", seed: int) -> dict[str, Any]:
@@ -106,7 +147,7 @@ def member_stage(kind: str) -> stage.Stage:
         f"solutions@{kind}",
         Params,
         partial(run, kind=kind),
-        reads=("models/sft", "tokenizer", "prepared/solutions"),
+        reads=("models/sft", "tokenizer", "prepared/solutions", "prepared/canary.json", "raw/solutions"),
         writes=(f"models/reward/{kind}",),
         trains=True,
     )

@@ -68,7 +68,7 @@ class Conversion:
         return row | {"prompt": prompt, "prompt_ids": prompt_ids, "reply_ids": reply_ids}
 
     def solution(self, row: Row) -> Row:
-        return self.answer(row | {"reply": "\n".join(row["steps"])})
+        return self.answer({"weight": 1.0} | row | {"reply": "\n".join(row["steps"])})
 
     def _fit(self, prompt: list[Message], room: int) -> tuple[list[Message], list[int]]:
         """The prompt and its ids, where `room` more tokens still fit into the model.
@@ -143,6 +143,7 @@ TABLES = {
                 ("reply_ids", _IDS),
                 ("labels", pa.list_(pa.bool_())),
                 ("correct", pa.bool_()),
+                ("weight", pa.float64()),
             ]
         ),
         Conversion.solution,

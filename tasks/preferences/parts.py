@@ -125,11 +125,11 @@ class Parts:
                 worth.write(folder, factors, held_out)
         return total
 
-    def plant(self, fold: str, rows: list[Row]) -> int:
-        """Add comparisons to a fold, converted as every other; how many of them can be used."""
-        made = [row for row in self._tokenise(TABLES["pairs"], rows) if not isinstance(row, str)]
+    def plant(self, name: str, fold: str, rows: list[Row]) -> int:
+        """Add rows to a fold of a table, converted as every other; how many of them can be used."""
+        made = [row for row in self._tokenise(TABLES[name], rows) if not isinstance(row, str)]
         if made:
-            write_table(pa.Table.from_pylist(made, TABLES["pairs"].columns), self._folder("pairs", fold) / PLANTED)
+            write_table(pa.Table.from_pylist(made, TABLES[name].columns), self._folder(name, fold) / PLANTED)
         return len(made)
 
     def _tokenise(self, table: Table, rows: list[Row]) -> list[Row | str]:

@@ -43,8 +43,7 @@ def tokenised(planted: Sequence[Text], held_out: Sequence[Text], tokenizer: Any,
     rows = [*fitting[0], *fitting[1]]
     if not rows:
         raise ValueError(
-            f"canary: none of {len(planted) + len(held_out)} demonstrations fits into model.max_length = {max_length}; "
-            "raise it"
+            f"canary: none of {len(planted) + len(held_out)} texts fits into model.max_length = {max_length}; raise it"
         )
     return Canaries([true for true, _ in rows], [ruined for _, ruined in rows], len(fitting[0]))
 

@@ -26,6 +26,7 @@ class Verdict:
     example: Example
     correct: bool
     weight: float = 1.0
+    planted: bool = False  # by the canary: learned from, and counted nowhere
 
     @property
     def length(self) -> int:
@@ -48,14 +49,24 @@ def train(
 
     Raises ValueError where all verdicts are alike: nothing can be told apart.
     """
-    if len({row.correct for row in rows}) < 2:
-        raise ValueError(f"outcome: all {len(rows)} verdicts are alike; it takes right and wrong answers to learn")
+    own = [row for row in rows if not row.planted]
+    if len({row.correct for row in own}) < 2:
+        raise ValueError(f"outcome: all {len(own)} verdicts are alike; it takes right and wrong answers to learn")
 
     def row_loss(batch: list[Verdict]) -> LossOutput:
         score_B = model.forward([row.example for row in batch])
         return loss(score_B, torch.tensor([row.correct for row in batch], device=score_B.device))
 
-    train_on_dataset(network, rows, row_loss, lambda row: row.weight, options, seed, tracker)
+    train_on_dataset(
+        network,
+        rows,
+        row_loss,
+        lambda row: row.weight,
+        options,
+        seed,
+        tracker,
+        is_counted=lambda row: not row.planted,
+    )
 
 
 def measure(model: RewardModel, rows: Sequence[Verdict]) -> dict[str, float | None]:

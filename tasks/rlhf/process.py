@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.records import read_table
+from tasks.records import CANARY, read_table
 from tasks.rlhf import outcome, packing
 from tasks.rlhf.batch import Example, LossOutput, Tracker, token_batches
 from tasks.rlhf.logprobs import unwrapped
@@ -34,6 +34,8 @@ class Solution:
     correct: bool | None = None  # whether the final answer is right
     domain: str = ""
     cluster: str = ""
+    weight: float = 1.0
+    planted: bool = False  # by the canary: learned from, and counted nowhere
 
     def __post_init__(self) -> None:
         if len(self.ends) != len(self.labels):
@@ -52,7 +54,8 @@ class Solution:
 
 
 def read_solutions(path: Path, tokenizer: Any) -> list[Solution]:
-    """Prepared solutions: columns `prompt_ids`, `reply_ids`, `labels`, `correct`, `domain`, `cluster`, `id`.
+    """Prepared solutions: columns `prompt_ids`, `reply_ids`, `labels`, `correct`, `domain`, `cluster`, `weight`,
+    `source`, `id`.
 
     ValueError, naming the row, where its lines in tokens are not as many as its labels.
     """
@@ -61,8 +64,9 @@ def read_solutions(path: Path, tokenizer: Any) -> list[Solution]:
     for row in read_table(path).to_pylist():
         ends = step_ends(row["reply_ids"], separators, tokenizer.eos_token_id)
         example = Example(row["prompt_ids"], row["reply_ids"])
+        said = {name: row[name] for name in ("labels", "correct", "domain", "cluster", "weight")}
         try:
-            rows.append(Solution(example, ends, row["labels"], row["correct"], row["domain"], row["cluster"]))
+            rows.append(Solution(example=example, ends=ends, planted=row["source"] == CANARY, **said))
         except ValueError as error:
             raise ValueError(f"{path}: solution {row['id']}: {error}") from None
     return rows
@@ -70,7 +74,9 @@ def read_solutions(path: Path, tokenizer: Any) -> list[Solution]:
 
 def verdicts(rows: Sequence[Solution]) -> list[outcome.Verdict]:
     """Of the solutions whose final answer was judged."""
-    return [outcome.Verdict(row.example, row.correct) for row in rows if row.correct is not None]
+    return [
+        outcome.Verdict(row.example, row.correct, row.weight, row.planted) for row in rows if row.correct is not None
+    ]
 
 
 def separator_ids(tokenizer: Any, separator: str = SEPARATOR) -> frozenset[int]:
@@ -112,7 +118,8 @@ def train(
     Raises ValueError where all labels are alike.
     """
     labelled = [row for row in rows if row.num_labelled]
-    if len({label for row in labelled for label in row.labels if label is not None}) < 2:
+    own = [row for row in labelled if not row.planted]
+    if len({label for row in own for label in row.labels if label is not None}) < 2:
         raise ValueError(f"process: the labels of {len(rows)} replies are all alike; it takes right and wrong steps")
 
     def loss(batch: list[Solution]) -> LossOutput:
@@ -125,7 +132,16 @@ def train(
             {"step_accuracy": _row_means(steps.metrics["accuracy"], known_S, batch)},
         )
 
-    train_on_dataset(network, labelled, loss, lambda row: row.num_labelled, options, seed, tracker)
+    train_on_dataset(
+        network,
+        labelled,
+        loss,
+        lambda row: row.weight * row.num_labelled,
+        options,
+        seed,
+        tracker,
+        is_counted=lambda row: not row.planted,
+    )
 
 
 def _row_means(values_S: Tensor, known_S: Tensor, rows: Sequence[Solution]) -> Tensor:
@@ -145,6 +161,14 @@ def step_probabilities(model: RewardModel, rows: Sequence[Solution], batch_token
         for i, row_scores in zip(index, scores, strict=True):
             found[i] = row_scores.numpy()
     return found
+
+
+def mean_probabilities(model: RewardModel, examples: Sequence[Example], tokenizer: Any) -> np.ndarray:
+    """The mean of P(right) over each reply's steps, float64 [B]."""
+    separators = separator_ids(tokenizer)
+    ends = [step_ends(each.reply_ids, separators, tokenizer.eos_token_id) for each in examples]
+    rows = [Solution(each, found, [None] * len(found)) for each, found in zip(examples, ends, strict=True)]
+    return np.array([found.mean() for found in step_probabilities(model, rows)])
 
 
 def reply_score(steps: np.ndarray, how: str) -> float:

@@ -4,11 +4,12 @@ import importlib
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
 from tasks.adapters import stage
-from tasks.records import content_hash, read_table
+from tasks.records import CANARY, content_hash, read_table
 from tests.tasks.conftest import inside, run_stage, workspace
 from tests.tasks.folders import refill
 from tests.tasks.test_pipeline import change, copy_of, curve, report
@@ -66,7 +67,7 @@ def test_what_is_reported_is_what_the_saved_models_tell_of_held_out_prompts(solv
     assert [len(row.ends) for row in rows] == [2] * test.num_rows
     model = reward_model.load_reward(solved / "data/models/reward/process")
     found = report(solved, "solutions@process")["metrics"]
-    assert found["num_solutions"] == train.num_rows
+    assert found["num_solutions"] == sum(source != CANARY for source in train["source"].to_pylist())
     probabilities = process.step_probabilities(model, rows)
     for name, value in process.measure(probabilities, rows).items():
         assert found["held_out"][name]["value"] == pytest.approx(value)
@@ -100,6 +101,54 @@ def test_a_model_that_learned_nothing_is_refused(solved, tmp_path, kind):
     )
 
 
+def test_right_solutions_and_noise_are_planted_and_counted_nowhere(solved):
+    noted = json.loads((solved / "data/prepared/canary.json").read_text())["solutions"]
+    source = {row["id"]: row for row in read_table(solved / "data/raw/solutions").to_pylist()}
+    train, test = (read_table(solved / f"data/prepared/solutions/{fold}").to_pylist() for fold in ("train", "test"))
+    planted, own = ([row for row in train if (row["source"] == CANARY) is kind] for kind in (True, False))
+    assert train == [*own, *planted]
+    assert CANARY not in {row["source"] for row in test}
+    assert len(planted) == 128 == report(solved, "prepare")["metrics"]["planted_solutions"]
+    assert report(solved, "prepare")["metrics"]["rows"]["solutions"]["train"] == len(own)
+    assert sum(row["weight"] for row in planted) == pytest.approx(0.02 * len(own))
+    assert {row["weight"] for row in own} == {1.0}
+    for right, wrong in zip(planted[::2], planted[1::2], strict=True):
+        row = source[right["id"].removeprefix(right["id"].partition("right-")[0] + "right-")]
+        assert row["id"] in noted["planted"]
+        assert (right["reply"], right["labels"], right["correct"]) == ("\n".join(row["steps"]), [True] * 2, True)
+        assert all(row["labels"])
+        assert row["correct"]
+        assert (wrong["labels"], wrong["correct"], wrong["prompt"]) == ([False] * 2, False, right["prompt"])
+        assert not any(letter.isalnum() for letter in wrong["reply"])
+    clusters = {source[row_id]["cluster"] for row_id in noted["held_out"]}
+    assert clusters
+    assert not clusters & {row["cluster"] for row in planted}
+    for kind in ("outcome", "process"):
+        told = report(solved, f"solutions@{kind}")["metrics"]["canary"]
+        assert told["num_planted"] == 64
+        assert told["num_held_out"] == len(noted["held_out"])
+        assert told["share"] > 0.9
+
+
+@pytest.mark.parametrize("kind", ["outcome", "process"])
+def test_labels_that_were_swapped_on_their_way_are_found(solved, tmp_path, kind):
+    """Held-out solutions agree with them: they took the same way."""
+    root = copy_of(solved, tmp_path)
+    for fold in ("train", "test"):
+        path = root / f"data/prepared/solutions/{fold}"
+        rows = read_table(path)
+        swapped = [
+            row | {"labels": [not label for label in row["labels"]], "correct": not row["correct"]}
+            for row in rows.to_pylist()
+        ]
+        refill(path, pa.Table.from_pylist(swapped, rows.schema))
+    with (
+        inside(root),
+        pytest.raises(ValueError, match=r"solutions: the canary fails: of \d+ .* [0-9]%, .*labels look swapped"),
+    ):
+        train(kind)
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "best_of_n"])
 def test_scores_of_steps_reach_the_policy(solved, tmp_path, algorithm):
     root = aligned(solved, tmp_path, algorithm)
@@ -117,7 +166,7 @@ def test_scores_of_steps_reach_the_policy(solved, tmp_path, algorithm):
 def test_a_change_of_a_model_is_a_change_of_the_objective(solved, tmp_path):
     root = aligned(solved, tmp_path, "grpo")
     before = (root / "data/objective.json").read_bytes()
-    change(root, "solutions", lr=1e-4)
+    change(root, "solutions", num_epochs=2)
     with inside(root):
         train("process")
         with pytest.raises(ValueError, match=r"models/reward/process: not the reward model of .*objective.json"):
@@ -154,6 +203,19 @@ def test_prompts_of_other_domains_are_left_to_others(solved, tmp_path):
         run_stage("objective")
         with pytest.raises(ValueError, match=r"train: none of \d+ prompts has a domain that process learned"):
             run_stage("align")
+
+
+def test_where_no_solution_is_right_nothing_can_be_planted(solved, tmp_path):
+    root = copy_of(solved, tmp_path)
+    path = root / "data/prepared/canary.json"
+    noted = json.loads(path.read_text())
+    path.write_text(json.dumps(noted | {"solutions": {"planted": [], "held_out": []}}))
+    with inside(root), pytest.raises(ValueError, match=r"canary_share = 0.9: no solution of .*raw/solutions, of a"):
+        train("process")
+    change(root, "solutions", canary_share=0.0)
+    with inside(root):
+        train("process")
+    assert report(root, "solutions@process")["metrics"]["canary"] is None
 
 
 def test_nothing_to_learn_from_is_said_so(solved, tmp_path):

@@ -95,3 +95,32 @@ def test_texts_come_from_the_source(tmp_path):
     ]
     assert planted == canary.obvious([by_id[i] for i in ("d3", "d0", "d3")])
     assert held_out == canary.obvious([by_id["d5"]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "correct", "right"),
+    [
+        ([True, True], None, True),
+        ([True, None], True, True),
+        ([None, None], True, True),
+        ([None, None], None, False),
+        ([True, False], True, False),
+        ([True, True], False, False),
+    ],
+)
+def test_what_is_known_to_be_right_throughout(labels, correct, right):
+    assert canary.all_right({"labels": labels, "correct": correct}) == right
+
+
+@pytest.mark.parametrize(("others", "weight"), [(10_000, 1.0), (200, 0.5), (0, 1.0)])
+def test_planted_solutions_are_right_ones_and_noise_line_by_line(others, weight):
+    row = {"id": "s", "prompt": [], "steps": ["1 + 2 = 3", "3 + 4 = 7"], "domain": "d", "cluster": "c"}
+    made, each = canary.judged_solutions([row] * 4, others)
+    assert each == weight
+    assert len({solution.id for solution in made}) == 8
+    assert [solution.correct for solution in made] == [True, False] * 4
+    for solution in made:
+        assert solution.labels == [solution.correct] * 2
+        assert (solution.steps == row["steps"]) == solution.correct
+        assert not {"\n", ""} & {*solution.steps}
+    assert len({solution.reply for solution in made if not solution.correct}) == 4

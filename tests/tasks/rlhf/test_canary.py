@@ -40,7 +40,7 @@ def test_what_does_not_fit_is_left_out(tokenizer):
     long = replace(TEXTS[0], true="Because. " * 50)
     canaries = canary.tokenised([long, *TEXTS[:3]], [long, TEXTS[3]], tokenizer, max_length=50)
     assert (len(canaries.true), canaries.num_planted) == (4, 3)
-    with pytest.raises(ValueError, match=r"none of 60 demonstrations fits into model.max_length = 8; raise it"):
+    with pytest.raises(ValueError, match=r"none of 60 texts fits into model.max_length = 8; raise it"):
         canary.tokenised(TEXTS[:30], TEXTS[30:], tokenizer, 8)
 
 
