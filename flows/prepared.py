@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from flows import parameters
-from tasks import world
+from tasks import solutions, world
 from tasks.adapters import stage
 from tasks.records import CANARY, read_table
 from tasks.reward import FOLDS
@@ -26,7 +26,8 @@ def check(root: Path) -> None:
     """ValueError with a line per problem. Wants parameters that parameters.py has checked."""
     if parameters.is_ours(root):
         document, data = stage.read_yaml(root / stage.PARAMS), root / "data"
-        if problems := [*_of_comparisons(document, data), *_of_prompts(document, data)]:
+        asked = (_of_comparisons, _of_solutions, _of_prompts)
+        if problems := [problem for find in asked for problem in find(document, data)]:
             raise ValueError("\n".join(problems))
 
 
@@ -46,6 +47,15 @@ def _of_comparisons(document: Document, data: Path) -> Iterator[str]:
             f"{names}: no comparisons, and {sections} learn from nothing else; give a source that has some (KTO does "
             "without, by hand: `python -m tasks.sft`, `tasks.objective`, `tasks.align`, on replies judged one by one)"
         )
+
+
+def _of_solutions(document: Document, data: Path) -> Iterator[str]:
+    options = solutions.Params.model_construct(**document["solutions"])
+    if options.train:
+        try:
+            solutions.check(data, options.canary_share)
+        except ValueError as error:
+            yield str(error)
 
 
 def _of_scores(section: Document, name: str, found: set[str | None], where: str) -> Iterator[str]:

@@ -45,18 +45,16 @@ class Params(stage.Params, DatasetOptions):
 
 
 def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[str, Any]:
+    from tasks.preferences import canary as obvious
     from tasks.rlhf import models, outcome, process, reward_model, solution_models
 
     tokenizer = models.load_tokenizer(data / "tokenizer")
     rows, held_out = (
         process.read_solutions(data / f"prepared/solutions/{fold}", tokenizer) for fold in ("train", "test")
     )
-    if not (own := [row for row in rows if not row.planted]):
-        raise ValueError(
-            f"solutions: {data}/prepared/solutions/train is empty: there is nothing to train {kind} on; name a "
-            "source of solutions in ingest.sources (kind: world_steps, or a file), or set solutions.train to []"
-        )
-    texts = _canary_texts(params, data)
+    check(data, params.canary_share)
+    own = [row for row in rows if not row.planted]
+    texts = obvious.read(data, obvious.SOLUTIONS)
     seed = params.seed * 1000 + 500 + KINDS.index(kind)  # far from those of reward and judge
     models.seed_everything(seed)
     model = reward_model.new_reward_model(data / "models/sft", params.model.dtype, seed, lora=params.model.lora)
@@ -80,18 +78,25 @@ def run(params: Params, data: Path, tracker: FileTracker, *, kind: str) -> dict[
     return {"num_solutions": len(own), "final_loss": last["loss"], "held_out": measured, "canary": told}
 
 
-def _canary_texts(params: Params, data: Path) -> "tuple[list[Obvious], list[Obvious]]":
-    """Right solutions and noise, those planted and those held out. ValueError where there are none and some are asked
-    for."""
-    from tasks.preferences import canary
+def check(data: Path, canary_share: float) -> None:
+    """ValueError where there is nothing to learn from, or nothing is planted and `canary_share` of it asked for."""
+    import pyarrow.compute as pc
 
-    planted, held_out = canary.read(data, canary.SOLUTIONS)
-    if params.canary_share and not planted:
+    from tasks.records import CANARY, read_table
+
+    path = data / "prepared/solutions/train"
+    sources = read_table(path, ["source"])["source"]
+    planted = pc.sum(pc.equal(sources, CANARY)).as_py() or 0
+    if planted == len(sources):
         raise ValueError(
-            f"solutions.canary_share = {params.canary_share}: no solution of {data}/raw/solutions, of a prompt to "
-            "learn from, is right throughout, so none could be planted; give some, or set it to 0"
+            f"solutions: {path} is empty: there is nothing to train on; name a source of solutions in ingest.sources "
+            "(kind: world_steps, or a file), or set solutions.train to []"
         )
-    return planted, held_out
+    if canary_share and not planted:
+        raise ValueError(
+            f"solutions.canary_share = {canary_share}: no solution of {data}/raw/solutions, of a prompt to learn from, "
+            "is right throughout, so none could be planted; give some, or set it to 0"
+        )
 
 
 def _canary(

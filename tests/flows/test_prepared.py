@@ -85,6 +85,20 @@ def test_a_margin_by_scores_wants_scores(project):
         prepared.check(project)
 
 
+def test_solutions_are_asked_for_where_models_of_them_are(project):
+    change(project, "solutions", train=["outcome"])
+    for sources, message in (
+        ([], "solutions/train is empty: there is nothing to train on"),
+        ([CANARY], "solutions/train is empty"),
+        (["steps"], r"solutions.canary_share = 0.9: no solution of .*data/raw/solutions"),
+    ):
+        write(project, "solutions", "train", source=sources)
+        with pytest.raises(ValueError, match=message):
+            prepared.check(project)
+    write(project, "solutions", "train", source=["steps", CANARY])
+    prepared.check(project)
+
+
 def test_what_the_canary_planted_are_no_comparisons(project):
     for fold in ("train", "judge"):
         write(project, "pairs", fold, source=[CANARY], scores=[None])

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 
@@ -207,9 +208,11 @@ def test_prompts_of_other_domains_are_left_to_others(solved, tmp_path):
 
 def test_where_no_solution_is_right_nothing_can_be_planted(solved, tmp_path):
     root = copy_of(solved, tmp_path)
-    path = root / "data/prepared/canary.json"
-    noted = json.loads(path.read_text())
-    path.write_text(json.dumps(noted | {"solutions": {"planted": [], "held_out": []}}))
+    path = root / "data/prepared/solutions/train"
+    rows = read_table(path)
+    refill(path, rows.filter(pc.not_equal(rows["source"], CANARY)))
+    noted = json.loads((root / "data/prepared/canary.json").read_text())
+    (root / "data/prepared/canary.json").write_text(json.dumps(noted | {"solutions": {"planted": [], "held_out": []}}))
     with inside(root), pytest.raises(ValueError, match=r"canary_share = 0.9: no solution of .*raw/solutions, of a"):
         train("process")
     change(root, "solutions", canary_share=0.0)
