@@ -65,8 +65,10 @@ class Reference:
     def _shelf(self) -> Shelf:
         """By all but the replies that decides a sum, rounding too."""
         lora = self._options.lora
-        on = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.get_num_threads()
-        numbers = [self._options.dtype, self._options.compile, lora and lora.quantize, lora is not None, on]
+        on = [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+        if torch.cuda.is_available():
+            on = [torch.cuda.get_device_name()]
+        numbers = [self._options.dtype, self._options.compile, lora and lora.quantize, lora is not None, *on]
         code = code_version("rlhf", libraries=("torch", "transformers"))
         return Shelf(self._kept, json.dumps([code, content_hash(self._sft), ranks.current().count, *numbers]))
 
