@@ -3,6 +3,9 @@
 Every item has a true class (first, second, tie, both_bad), every rater a confusion matrix P(vote | class). Which reply
 of an item comes first is arbitrary, so that classes and votes are symmetric under an exchange of first and second; a
 rater's leaning toward a position is another matter (tasks/preferences/habits.py).
+
+An item of the class tie, or both_bad, is one that most votes call so. Without that bound such a class takes in items on
+which raters disagree only because they err, which the few votes of an item cannot tell from a tie, and raters seem better.
 """
 
 from dataclasses import dataclass
@@ -16,8 +19,9 @@ from scipy.special import expit, logit, ndtri
 from tasks.preferences.agreement import LEVEL
 from tasks.preferences.votes import BOTH_BAD, FIRST, NUM_CLASSES, SECOND, TIE
 
-MAX_STEPS = 300
-TOLERANCE = 1e-6  # change of any P(class of an item)
+MAX_STEPS = 1000
+TOLERANCE = 1e-6  # change of any rater's P(right) in a step, where what is left to go is 1e-4 at most
+NAMED = 0.5  # P(tie | tie) and P(both_bad | both_bad) of any rater, at least
 STRENGTH = 10.0  # votes on items of a class that the mean of all raters is worth
 MOST = 0.99  # P(right) that a weight is made of, at most: no rater is beyond doubt
 MAX_JOINT = 2000  # raters whose errors are estimated together; of more, each by itself
@@ -60,7 +64,7 @@ def dawid_skene(
     place = np.cumsum(np.diff(item, prepend=-1) != 0) - 1
     posterior, counts = _estimate(place, rater.astype(np.int64) * NUM_CLASSES + value, num_raters)
     hits, misses = counts[:, FIRST, FIRST], counts[:, FIRST, SECOND]
-    right = hits / (hits + misses)
+    right = _right(counts)
     half = ndtri((1 + LEVEL) / 2) * _deviation(posterior, place, rater, value, hits * misses / (hits + misses))
     low, high = expit(logit(right) - half), expit(logit(right) + half)
     return Reliability(right, low, high, np.bincount(rater, minlength=num_raters))
@@ -78,18 +82,23 @@ def _estimate(place: NDArray[np.int64], cells: NDArray[np.int64], num_raters: in
     shape = (len(starts), num_cells)
     rows = csr_array((np.ones(len(cells)), cells, np.append(starts, len(cells))), shape)[first]
     posterior = (rows @ np.tile(np.eye(NUM_CLASSES), (num_raters, 1))) / rows.sum(1)[:, None]
+    right = np.full(num_raters, np.inf)
     for _ in range(MAX_STEPS):
-        prior, confusion, _ = _maximise(posterior, times, rows, num_raters)
+        prior, confusion, counts = _maximise(posterior, times, rows, num_raters)
+        change = np.abs(_right(counts) - right).max()
+        if change < TOLERANCE:
+            break
+        right = _right(counts)
         logs = np.log(confusion).transpose(0, 2, 1).reshape(-1, NUM_CLASSES)  # [rater and value, class]
         new = rows @ logs + np.log(prior)
         # Columns one by one: numpy is slow to reduce rows of four.
         new = np.exp(new - reduce(np.maximum, new.T)[:, None])
-        new /= reduce(np.add, new.T)[:, None]
-        change = float(np.abs(new - posterior).max())
-        posterior = new
-        if change < TOLERANCE:
-            break
-    return posterior[alike], _maximise(posterior, times, rows, num_raters)[2]
+        posterior = new / reduce(np.add, new.T)[:, None]
+    return posterior[alike], counts
+
+
+def _right(counts: Floats) -> Floats:
+    return counts[:, FIRST, FIRST] / (counts[:, FIRST, FIRST] + counts[:, FIRST, SECOND])
 
 
 def _deviation(
@@ -143,4 +152,10 @@ def _maximise(
     mean = counts.sum(0) + 0.5 + np.eye(NUM_CLASSES)
     mean /= mean.sum(1, keepdims=True)
     counts += STRENGTH * mean
-    return prior, counts / counts.sum(2, keepdims=True), counts
+    confusion = counts / counts.sum(2, keepdims=True)
+    for named in (TIE, BOTH_BAD):
+        own = confusion[:, named, named].copy()
+        # Where it is raised, the others keep their proportions: the constrained maximum.
+        confusion[:, named] *= ((1 - NAMED) / (1 - np.minimum(own, NAMED)))[:, None]
+        confusion[:, named, named] = np.maximum(own, NAMED)
+    return prior, confusion, counts

@@ -1,5 +1,7 @@
 """Reliability: known raters are recovered, few votes shrink to the mean, an adversary counts for nothing."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,10 @@ def test_the_same_as_the_algorithm_written_out(monkeypatch):
         mean = counts.sum(0) + 0.5 + np.eye(4)
         counts += reliability.STRENGTH * mean / mean.sum(1, keepdims=True)
         confusion = counts / counts.sum(2, keepdims=True)
+        for r, k in itertools.product(range(4), (TIE, BOTH_BAD)):
+            if confusion[r, k, k] < 0.5:
+                confusion[r, k] *= 0.5 / (1 - confusion[r, k, k])
+                confusion[r, k, k] = 0.5
         prior = np.mean(list(posterior.values()), 0)
         prior = (prior + prior[swap] + 2e-6) / 2
         before = posterior
@@ -50,6 +56,22 @@ def test_the_same_as_the_algorithm_written_out(monkeypatch):
             break
     expected = counts[:, FIRST, FIRST] / (counts[:, FIRST, FIRST] + counts[:, FIRST, SECOND])
     assert found.right == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_votes", [20_000, 100_000])
+def test_errors_are_not_taken_for_ties(num_votes):
+    """All items have a better reply, a tenth of the votes says otherwise; one to three votes on an item."""
+    rng = np.random.default_rng(0)
+    sizes = rng.choice([1, 1, 2, 3], num_votes // 2)
+    item = np.repeat(np.arange(len(sizes)), sizes)
+    rater = np.concatenate([rng.choice(30, size, replace=False) for size in sizes]).astype(np.int32)
+    said = rng.choice([FIRST, SECOND, TIE, BOTH_BAD], len(item), p=[0.67, 0.22, 0.08, 0.03])
+    turned = rng.random(len(sizes))[item] < 0.5
+    value = np.where(turned & (said < TIE), 1 - said, said).astype(np.int8)
+    found = dawid_skene(item, rater, value, 30)
+    right = 0.67 / 0.89
+    assert found.right.mean() == pytest.approx(right, abs=0.01)
+    assert np.mean((found.low <= right) & (right <= found.high)) >= 0.85  # 30 raters; they are estimated together
 
 
 def test_few_votes_shrink_to_the_mean():
