@@ -5,7 +5,7 @@ of an item comes first is arbitrary, so that classes and votes are symmetric und
 rater's leaning toward a position is another matter (tasks/preferences/habits.py).
 
 An item of the class tie, or both_bad, is one that most votes call so. Without that bound such a class takes in items on
-which raters disagree only because they err, which the few votes of an item cannot tell from a tie, and raters seem better.
+which raters disagree only because they err, which few votes on an item cannot tell from a tie, and raters seem better.
 """
 
 from dataclasses import dataclass
