@@ -43,6 +43,7 @@ _SIDE = re.compile(
     r"(a|b|0|1|2|left|right|first|second|one|two)(?: is)?(?: much| slightly| clearly| significantly)?"
     r"(?: better| preferred| wins)?(?: one)?"
 )
+_SIGNED = re.compile(r"\s*[-+\u2212]\s*[0-9]")  # of a scale, and no side
 _GREATER = re.compile(r"([\w ]+?)\s*(>{1,3}|<{1,3})\s*([\w ]+)")
 _WORDS = {
     "tie": "tie|equal|equally good|same|about the same|similar|about equal|both|both good|both are good|no preference"
@@ -193,7 +194,7 @@ def verdict(value: Any, names: Sequence[str]) -> str | None:
     """a, b, tie, both_bad or unsure; None where the words say none of them."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if not isinstance(value, str | int) or isinstance(value, bool):
+    if not isinstance(value, str | int) or isinstance(value, bool) or _SIGNED.match(str(value)):
         return None
     if greater := _GREATER.fullmatch(str(value).strip()):
         sides = [verdict(greater[n], names) for n in (1, 3)]

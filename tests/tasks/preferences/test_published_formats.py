@@ -308,6 +308,11 @@ def test_words_about_a_reply_are_no_verdict() -> None:
         (("response_a", "response_b"), "c", None),
         (("response_a", "response_b"), True, None),
         (("response_a", "response_b"), ["a"], "a"),
+        (("response_a", "response_b"), -1, None),  # of a scale, whose ends nobody named
+        (("response_a", "response_b"), -2.0, None),
+        (("response_1", "response_2"), -2, None),
+        (("response_1", "response_2"), "+1", None),
+        (("response_1", "response_2"), "\u22122", None),
     ],
 )
 def test_a_vote_means_what_it_says(names: tuple[str, str], said: Any, choice: str | None) -> None:
