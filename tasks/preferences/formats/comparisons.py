@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
+from tasks.preferences.formats import votes
 from tasks.preferences.formats.building import (
     Dropped,
     Format,
@@ -17,6 +18,7 @@ from tasks.preferences.formats.building import (
     has,
     is_number,
     moment,
+    named_pair,
     number,
     one_of,
     sides,
@@ -236,7 +238,11 @@ FORMATS = (
             {"prompt", "context", "domain", "response_1", "response_2", "response1", "response2"}
             | {"preference_strength", "overall_preference"}
         ),
-        lambda row: "preference_strength" in row or "overall_preference" in row,
+        lambda row: (
+            ("preference_strength" in row or "overall_preference" in row)
+            and not votes.names_a_winner(row)
+            and named_pair(row) is None
+        ),
         helpsteer_preference,
     ),
 )

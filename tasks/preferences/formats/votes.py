@@ -36,6 +36,11 @@ def names_a_side(row: Value, key: str) -> bool:
     return names is not None and key not in names and _meant(row, key, names) is not None
 
 
+def names_a_winner(row: Value) -> bool:
+    """Whether a column of a vote says which of two replies is better."""
+    return any(row.get(key) is not None and names_a_side(row, key) for key in _VERDICTS)
+
+
 def _verdict_of(row: Value) -> str | None:
     return next((key for key in (*_VERDICTS, "chosen") if row.get(key) is not None), None)
 

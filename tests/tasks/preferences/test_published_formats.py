@@ -325,6 +325,15 @@ def test_a_vote_means_what_it_says(names: tuple[str, str], said: Any, choice: st
         assert (record.choice, record.reply_a) == (choice, "Go.")
 
 
+@pytest.mark.parametrize("name", ["preference_strength", "overall_preference"])
+def test_how_strong_a_vote_is_does_not_say_for_which_side(name: str) -> None:
+    row = {"prompt": "Hi", "response_1": "Hello.", "response_2": "Go.", "preferred": "response_1", name: 3}
+    (record,) = convert(detect([row], "f").name, row)
+    assert (record.choice, record.reply_a) == ("a", "Hello.")
+    pair = {"prompt": "Hi", **examples.HH, name: 3}
+    assert [won(record) for record in convert(detect([pair], "f").name, pair)] == ["Hello."]
+
+
 def test_votes_name_their_rater() -> None:
     assert convert("votes", examples.VOTES)[0].rater == "3"
     assert convert("votes", {**examples.VOTES, "annotator": " "})[0].rater == "source:test"
