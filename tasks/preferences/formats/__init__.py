@@ -7,8 +7,18 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tasks.preferences import canonical
-from tasks.preferences.formats import argilla, comparisons, label_studio, pairs, rankings, replies, votes
-from tasks.preferences.formats.building import Dropped, Format, Found, Value
+from tasks.preferences.formats import (
+    answers,
+    argilla,
+    comparisons,
+    judged,
+    label_studio,
+    pairs,
+    rankings,
+    replies,
+    votes,
+)
+from tasks.preferences.formats.building import Dropped, Format, Found, Value, named_pair
 from tasks.preferences.screen import BadFileError
 
 __all__ = ["FORMATS", "Dropped", "Format", "Found", "Value", "detect", "matching", "misfit"]
@@ -41,7 +51,7 @@ def misfit(row: Value, form: Format) -> str | None:
     found = matching(row)
     if form.name == "feedback" and found and DEMONSTRATIONS.issuperset(found):
         return "unanswered"
-    return "other_format" if found or (form.name in DEMONSTRATIONS and replies.is_judged(row)) else None
+    return "other_format" if found or (form.name in DEMONSTRATIONS and judged.is_judged(row)) else None
 
 
 def detect(rows: Iterable[Value], path: object) -> Format:
@@ -54,7 +64,7 @@ def detect(rows: Iterable[Value], path: object) -> Format:
     known = ", ".join(FORMATS)
     if not votes or votes.most_common(1)[0][1] < MIN_SHARE * len(rows):
         keys = ", ".join(sorted({key[:40] for row in rows[:100] for key in row})[:12]) or "none"
-        remedy = f"name its columns as data/README.md lists them, or set `format` of its source to one of {known}"
+        remedy = f"{_remedy(rows)}, or set `format` of its source to one of {known}"
         raise BadFileError(path, "wrong_format", f"rows with the keys {keys} are in no known format: {remedy}")
     if "feedback" in votes and votes.keys() <= DEMONSTRATIONS | {"feedback"}:
         return FORMATS["feedback"]  # where some replies are judged, the others are not yet
@@ -63,3 +73,15 @@ def detect(rows: Iterable[Value], path: object) -> Format:
         seen = ", ".join(f"{name} in {seen} of {len(rows)} rows" for name, seen in votes.most_common())
         raise BadFileError(path, "wrong_format", f"looks like {seen}; split the file or set `format` of its source")
     return FORMATS[best]
+
+
+def _remedy(rows: list[Value]) -> str:
+    """What the first row lacks that would make it readable."""
+    row = rows[0] if rows else {}
+    if names := answers.side_columns(row):
+        return (
+            f"say in a column `choice` which of `{names[0]}` and `{names[1]}` is better (a, b, tie, both_bad, unsure)"
+        )
+    if not named_pair(row) and (key := judged.judging(row)):
+        return f"`{key[:40]}` judges the reply, which may be bad: say in a column `label` if it is liked (true, false)"
+    return "name its columns as data/README.md lists them"

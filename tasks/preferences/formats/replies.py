@@ -4,7 +4,7 @@ from typing import Any
 
 from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
-from tasks.preferences.formats.answers import liking
+from tasks.preferences.formats import judged
 from tasks.preferences.formats.building import (
     CONTEXT,
     GROUP,
@@ -31,9 +31,6 @@ from tasks.preferences.formats.comparisons import marked_turns
 from tasks.preferences.screen import RefusedError
 from tasks.records import Message
 
-_LIKED = ("label", "desirable", "liked", "thumbs_up", "is_safe", "is_correct", "kto_tag", "is_preferred")
-_SAID = ("feedback", "thumbs", "vote", "verdict")  # where their value is a verdict; else they say other things
-_STARS = ("rating", "stars", "score", "reward")  # of how many, nobody said: such a reply is neither wanted nor imitated
 _ASKED = ("prompt", "question", "instruction")
 _COMPLETIONS = ("completion", "response", "output", "answer")
 _ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -45,24 +42,15 @@ def feedback(row: Value, source: str) -> Found:
     A label is true or false, 1 or 0, or a word for them. `is_safe` (BeaverTails) and `is_correct` are verdicts, too,
     and `kto_tag` of dialogues in ShareGPT's words.
     """
-    said = row.get(first_key(row, (*_LIKED, *_SAID)))
+    said = judged.verdict_of(row)
     if said is None:
         return [Dropped("unanswered")]
-    liked = _liked(said)
+    liked = judged.liked(said)
     if liked is None:
         raise RefusedError("bad_label")
     turns, reply = _single(row)
     vote = {key: value for key, value in vote_of(row).items() if key in ("rater", "weight", "created_at")}
     return [rated(turns, reply, liked, source, **vote)]
-
-
-def _liked(value: Any) -> bool | None:
-    if isinstance(value, bool):
-        return value
-    if is_number(value):
-        return {1.0: True, 0.0: False, -1.0: False}.get(float(value))
-    word = value.strip() if isinstance(value, str) else ""
-    return {"1": True, "0": False, "-1": False}.get(word, liking(word))
 
 
 def _single(row: Value) -> tuple[list[Message], str]:
@@ -154,12 +142,6 @@ _OTHERS = {
 }
 
 
-def is_judged(row: Value) -> bool:
-    """Whether a row says how good its reply is: it is no demonstration then, for it may be a bad one."""
-    by_name = {*_LIKED[1:], *_STARS} | ({"label"} if row.keys() & {"completion", "response"} else set())
-    return bool(by_name & row.keys()) or any(_liked(row.get(key)) is not None for key in ("label", *_SAID))
-
-
 def _is_other(row: Value) -> bool:
     return bool(_OTHERS & row.keys()) or named_pair(row) is not None
 
@@ -169,7 +151,7 @@ def _is_asked(row: Value) -> bool:
 
 
 def _is_feedback(row: Value) -> bool:
-    if not is_judged(row) or _is_other(row) or not {*_LIKED, *_SAID} & row.keys():
+    if not judged.is_judged(row) or _is_other(row) or not judged.has_verdict(row):
         return False
     said = first_key(row, (*_COMPLETIONS, *REPLY_KEYS))
     if _is_asked(row):
@@ -179,7 +161,7 @@ def _is_feedback(row: Value) -> bool:
 
 def _is_completion(row: Value) -> bool:
     asks = "prompt" in row or has(row, "question", "answer") or has(row, "instruction", "response")
-    if not asks or is_judged(row) or _is_other(row) or "messages" in row:
+    if not asks or judged.is_judged(row) or _is_other(row) or "messages" in row:
         return False
     return "completion" in row or any(isinstance(row.get(k), str) or _is_messages(row.get(k)) for k in _COMPLETIONS)
 
@@ -194,13 +176,24 @@ def _is_messages(value: Any) -> bool:
 
 
 def _is_dialogue(row: Value) -> bool:
-    return named_pair(row) is None and not is_judged(row)
+    return named_pair(row) is None and not judged.is_judged(row)
 
 
 FORMATS = (
     Format(
         "feedback",
-        VOTE | {*_ASKED, *CONTEXT, *_LIKED, *_SAID, *REPLY_KEYS, "messages", "conversations", "conversation"},
+        VOTE
+        | {
+            *_ASKED,
+            *CONTEXT,
+            *judged.LIKED,
+            *judged.SAID,
+            *judged.WORDS,
+            *REPLY_KEYS,
+            "messages",
+            "conversations",
+            "conversation",
+        },
         _is_feedback,
         feedback,
     ),

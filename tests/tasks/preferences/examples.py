@@ -293,6 +293,9 @@ PAIRS: dict[str, dict[str, Any]] = {
 LIKED: dict[str, tuple[dict[str, Any], bool]] = {
     "beavertails": ({"prompt": "Hi", "response": "Go.", "category": {"animal_abuse": False}, "is_safe": False}, False),
     "thumb": ({"prompt": "Hi", "response": "Go.", "feedback": "thumbs_down"}, False),
+    "product": ({"prompt": "Hi", "response": "Go.", "user_feedback": "thumbs_down", "feedback": "It is rude."}, False),
+    "rating": ({"prompt": "Hi", "response": "Hello.", "rating": "good"}, True),
+    "aegis": ({"prompt": "Hi", "response": "Go.", "prompt_label": "safe", "response_label": "unsafe"}, False),
     "sign": ({"prompt": "Hi", "response": "Hello.", "vote": "👍"}, True),
     "number": ({"prompt": [USER], "completion": [HELLO], "label": 1}, True),
     "decimal": ({"prompt": "Hi", "completion": "Hello.", "label": 1.0}, True),

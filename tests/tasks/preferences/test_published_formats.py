@@ -286,6 +286,43 @@ def test_a_judged_reply_is_no_demonstration(name: str) -> None:
     assert (record.desirable, record.prompt) == (liked, [USER])
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"human_score": 2},
+        {"quality": "bad"},
+        {"Thumb rating": "down"},
+        {"accepted": False},
+        {"upvotes": 0},
+        {"dislikes": 3},
+        {"review_feedback": {"rating": "thumbs_down", "reason": "wrong"}},
+        {"is_toxic": True},
+        {"toxicity": 0.9},
+        {"response_harm_label": "harmful"},
+    ],
+)
+def test_a_reply_that_some_column_judges_is_no_demonstration(beside: dict[str, Any]) -> None:
+    shapes: list[dict[str, Any]] = [EXAMPLES["prompt_completion"], examples.ALPACA_DEMO, {"messages": [USER, HELLO]}]
+    for row in (*shapes, examples.SHAREGPT):
+        assert detect([row], "f").name in ("prompt_completion", "alpaca", "chat", "sharegpt")
+        with pytest.raises(BadFileError, match=f"`{next(iter(beside))}` judges the reply"):
+            detect([row | beside], "f")
+    with pytest.raises(BadFileError, match=f"`messages.{next(iter(beside))}` judges the reply"):
+        detect([{"messages": [USER, HELLO | beside]}], "f")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"input_quality": "good", "prompt_label": "unsafe", "difficulty_score": 3, "instruct_reward": -2.5},
+        {"toxic": False, "response_harm_label": "unharmful", "quality_notes": "It greets.", "likelihood": 0.5},
+        {"answers_accepted_by": "ann", "reward_model": "m-1", "feedback": "It greets."},
+    ],
+)
+def test_what_is_said_of_the_prompt_or_in_prose_judges_no_reply(beside: dict[str, Any]) -> None:
+    assert detect([EXAMPLES["prompt_completion"] | beside], "f").name == "prompt_completion"
+
+
 def test_words_about_a_reply_are_no_verdict() -> None:
     assert detect([{"prompt": "Hi", "response": "Hello.", "feedback": "It greets."}], "f").name == "prompt_completion"
 
