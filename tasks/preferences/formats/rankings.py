@@ -6,6 +6,7 @@ from typing import Any
 from tasks.preferences import canonical, dialogue
 from tasks.preferences.dialogue import text
 from tasks.preferences.formats.building import (
+    CONTEXT,
     GROUP,
     REPLY_KEYS,
     SCORE_KEYS,
@@ -17,6 +18,7 @@ from tasks.preferences.formats.building import (
     is_number,
     named_pair,
     number,
+    prompt_of,
     ranking,
 )
 from tasks.preferences.screen import RefusedError
@@ -24,8 +26,8 @@ from tasks.records import Message
 
 _LISTS = ("replies", "responses", "answers", "completions", "candidates", "generations", "outputs")
 _RANKS = ("ranks", "ranking", "rankings", "rank", "order")
-_SCORES = ("scores", "rewards", "ratings")
-_PROMPTS = ("prompt", "instruction", "question", "query")
+_SCORES = ("scores", "rewards", "ratings", "rating")
+_PROMPTS = ("prompt", "instruction", "question", "query", "input")
 _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -33,20 +35,28 @@ def rankings(row: Value, source: str) -> Found:
     """`prompt`, `replies`, and `ranks` (1 is best; equal ranks tie), or `order` (positions from 0, the best first;
     a list among them ties), or `scores` (the highest is best).
     """
-    turns = dialogue.prompt(row.get(first_key(row, _PROMPTS)))
+    turns = prompt_of(row, first_key(row, _PROMPTS))
     replies = row.get(first_key(row, _LISTS))
     if not isinstance(replies, list):
         raise RefusedError("missing_field" if replies is None else "type")
-    texts = [_reply(item) for item in replies]
+    ranks = _ranks(row, len(replies))
+    ranked = [
+        place for place, rank in enumerate(ranks) if rank is not None
+    ]  # a model that rates gives no number at times
+    if len(ranked) < 2 <= len(replies):
+        return [Dropped("unanswered")]
+    texts = [_reply(replies[place]) for place in ranked]
     more = canonical.origin_of_vote(row, source, turns)
     if group := row.get("group"):
         if not isinstance(group, str):
             raise RefusedError("type")
         more["group"] = group
-    return ranking(turns, texts, _ranks(row, len(texts)), **more)
+    found = ranking(turns, texts, [rank for rank in ranks if rank is not None], **more)
+    return [*found, *[Dropped("unanswered")] * (len(ranks) - len(ranked))]
 
 
-def _ranks(row: Value, count: int) -> list[float]:
+def _ranks(row: Value, count: int) -> list[float | None]:
+    """The rank of each reply, lower is better; None where its score is null. Raises RefusedError."""
     key = first_key(row, (*_RANKS, *_SCORES))
     given = row.get(key)
     if given is None:
@@ -56,9 +66,9 @@ def _ranks(row: Value, count: int) -> list[float]:
     ranks = _from_order(given, count) if key == "order" else given
     if len(ranks) != count:
         raise RefusedError("label_count")
-    if not all(is_number(rank) for rank in ranks):
+    if not all(is_number(rank) or (rank is None and key in _SCORES) for rank in ranks):
         raise RefusedError("bad_label")
-    return [-float(rank) if key in _SCORES else float(rank) for rank in ranks]
+    return [None if rank is None else -float(rank) if key in _SCORES else float(rank) for rank in ranks]
 
 
 def _from_order(order: list[Any], count: int) -> list[float]:
@@ -87,7 +97,7 @@ def scored(row: Value, source: str) -> Found:
     Cui 2023, arXiv:2310.01377. Equal scores are a tie. The ratings of its aspects become scores of objectives. What is
     empty or has no score is left out while two are left.
     """
-    turns = dialogue.prompt(row.get(first_key(row, _PROMPTS)))
+    turns = prompt_of(row, first_key(row, _PROMPTS))
     completions = row.get("completions")
     if not isinstance(completions, list) or not all(isinstance(item, dict) for item in completions):
         raise RefusedError("type")
@@ -129,7 +139,7 @@ def _aspects(completions: list[Value]) -> dict[str, list[float | None]]:
 
 def nectar(row: Value, source: str) -> Found:
     """`answers`, each with its text and its `rank` (1 is best). Zhu 2023, Nectar."""
-    turns = dialogue.prompt(row.get(first_key(row, _PROMPTS)))
+    turns = prompt_of(row, first_key(row, _PROMPTS))
     answers = row.get("answers")
     if not isinstance(answers, list) or not all(isinstance(item, dict) for item in answers):
         raise RefusedError("type")
@@ -234,19 +244,19 @@ _VOTE = {"id", "rater", "confidence", "rubric", "source", "domain", "cluster", "
 FORMATS = (
     Format(
         "rankings",
-        frozenset({*_PROMPTS, *_LISTS, *_RANKS, *_SCORES, *_VOTE, "licence"}),
+        frozenset({*_PROMPTS, *CONTEXT, *_LISTS, *_RANKS, *_SCORES, *_VOTE, "licence"}),
         _is_ranking,
         rankings,
     ),
     Format(
         "scored",
-        frozenset({"instruction", "prompt", "completions"}),
+        frozenset({*_PROMPTS, *CONTEXT, "completions"}),
         lambda row: "completions" in row and not canonical.is_labelled(row) and not _is_ranking(row),
         scored,
     ),
     Format(
         "nectar",
-        frozenset({*_PROMPTS, "answers"}),
+        frozenset({*_PROMPTS, *CONTEXT, "answers"}),
         lambda row: _has_objects(row.get("answers")) and "rank" in row["answers"][0],
         nectar,
     ),

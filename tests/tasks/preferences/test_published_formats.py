@@ -88,6 +88,9 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "prompt_completion": {"prompt": "Hi", "completion": "Hello."},
     "feedback": {"prompt": "Hi", "completion": "Hello.", "label": True},
     "votes": examples.VOTES,
+    "rankings": {"prompt": "Hi", "replies": ["Hello.", "Go."], "scores": [2, 1]},
+    "scored": {"instruction": "Hi", "completions": [{"response": t, "score": len(t)} for t in ("Hello.", "Go.")]},
+    "nectar": {"prompt": "Hi", "answers": [{"answer": t, "rank": 5.0 - len(t)} for t in ("Hello.", "Go.")]},
     "alpaca_eval": {"instruction": "Hi", "output_1": "Hello.", "output_2": "Go.", "preference": 1},
     "label_studio": {**examples.LABEL_STUDIO, "data": {**examples.LABEL_STUDIO["data"], **BESIDE}},
 }
@@ -272,9 +275,10 @@ def test_first_files_of_alpaca_eval_have_0_for_a_tie() -> None:
 
 
 def test_the_input_of_an_instruction_is_part_of_the_prompt() -> None:
-    row = {"instruction": "Hi", "input": "you", "chosen": "Hello.", "rejected": "Go."}
-    (record,) = convert(detect([row], "f").name, row)
-    assert record.prompt == [{"role": "user", "content": "Hi\n\nyou"}]
+    said: list[dict[str, Any]] = [examples.HH, CONTEXTS["rankings"], CONTEXTS["scored"], CONTEXTS["nectar"]]
+    for row in ({**each, "prompt": None, "instruction": "Hi", "input": "you"} for each in said):
+        (record,) = convert(detect([row], "f").name, row)
+        assert (record.prompt, won(record)) == ([{"role": "user", "content": "Hi\n\nyou"}], "Hello.")
 
 
 @pytest.mark.parametrize("name", examples.LIKED)
@@ -434,6 +438,20 @@ def test_a_ranking_gives_every_pair_of_one_group_and_a_weight_of_one_in_all() ->
         assert [(r.choice, r.reply_a) for r in convert("rankings", same | other)] == [
             (r.choice, r.reply_a) for r in records
         ]
+
+
+@pytest.mark.parametrize("name", ["ratings", "rating"])
+def test_what_a_judge_gave_no_score_is_left_out(name: str) -> None:
+    row = {
+        "input": "Hi",
+        "generations": ["Hm.", "Hello.", None, "Go."],
+        name: [2.0, 5.0, None, 1.0],
+        "rationales": ["x"],
+    }
+    *records, dropped = convert(detect([row], "f").name, row)
+    assert [won(record) for record in records] == ["Hello.", "Hm.", "Hello."]
+    assert ([record.weight for record in records], dropped) == (pytest.approx([1 / 3] * 3), Dropped("unanswered"))
+    assert convert("rankings", row | {name: [None, 5.0, None, None]}) == [Dropped("unanswered")]
 
 
 def test_a_reply_that_stands_in_a_ranking_twice_counts_once(tmp_path: Path) -> None:
