@@ -262,6 +262,19 @@ def _object(header: _Header, name: str, cell: str) -> Any:
     return cell
 
 
+def messages_in(said: str) -> Any:
+    """The messages that a text holds, as JSON or as Python writes them; None for any other text.
+
+    Raises RefusedError for torn ones.
+    """
+    if said[:1] != "[" or not _LIKE_MESSAGES.match(said):
+        return None
+    found = _parsed(said)
+    if not (isinstance(found, list) and all(isinstance(item, dict) for item in found)):
+        raise RefusedError("type")
+    return found
+
+
 def _parsed(cell: str) -> Any:
     """A list or object, as JSON or as Python writes it, which is what pandas does; None for any other text.
 

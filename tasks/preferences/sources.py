@@ -6,11 +6,11 @@ What is accepted is staged as parquet together with where it stood, because a la
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from tasks.preferences import screen, workers
+from tasks.preferences import delimited, screen, workers
 from tasks.preferences.duplicates import Index
 from tasks.preferences.errors import check_schema_version
 from tasks.preferences.formats import FORMATS, Format, detect
@@ -57,7 +57,8 @@ class _Accepted(NamedTuple):
 def read(source: Source, staging: Staging, index: Index) -> Tally:
     """Stage the records of a source. Raises BadFileError where the source as a whole cannot be trusted."""
     if source.again:  # rows that only say something together are one already
-        form, rows = FORMATS[source.format], source.rows
+        form = FORMATS[source.format]
+        rows: Iterator[Row | Refusal] = map(_with_messages, source.rows)
     else:
         form, rows = recognised(source.rows, source.where, source.format)
     tally = Tally(form.name, warnings=source.warnings)
@@ -92,6 +93,7 @@ def recognised(
     rows: Iterator[Row | Refusal], where: object, name: str = "auto"
 ) -> tuple[Format, Iterator[Row | Refusal]]:
     """The format of some rows, and the rows, those that only say something together as one. Raises BadFileError."""
+    rows = map(_with_messages, rows)
     head = list(islice(rows, _SAMPLE))
     sample = [row.value for row in head if isinstance(row, Row)]
     if not sample:
@@ -100,6 +102,18 @@ def recognised(
     form = detect(sample, where) if name == "auto" else FORMATS[name]
     every = chain(head, rows)
     return form, grouped(every, form.group) if form.group else every
+
+
+def _with_messages(row: Row | Refusal) -> Row | Refusal:
+    """With the messages that its texts hold: tables without lists keep them as JSON."""
+    if isinstance(row, Refusal):
+        return row
+    try:
+        texts = {key: value for key, value in row.value.items() if isinstance(value, str)}
+        found = {key: turns for key, said in texts.items() if (turns := delimited.messages_in(said)) is not None}
+    except RefusedError as refused:
+        return _refuse(row, refused)
+    return replace(row, value=row.value | found) if found else row
 
 
 def _accept(

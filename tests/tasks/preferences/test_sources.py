@@ -253,3 +253,14 @@ def test_no_bytes_are_lost_or_end_the_process(tmp_path_factory: pytest.TempPathF
     lines = (folder / "f").read_bytes().split(b"\n")
     assert tally.input == sum(bool(line.strip()) for line in lines)
     assert tally.accepted + tally.quarantined.total() == tally.input
+
+
+def test_messages_that_stand_as_json_in_a_text_are_messages(tmp_path: Path) -> None:
+    turns = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": said}] for said in ("Hello.", "Go.")]
+    row = {"prompt": "Hi", "chosen": json.dumps(turns[0]), "rejected": json.dumps(turns[1])}
+    torn = row | {"rejected": row["rejected"][:-2]}
+    hidden = row | {"chosen": row["chosen"].replace("Hello", "Hel\\u202elo")}
+    tallies, folder = take(tmp_path, [row, torn, hidden])
+    assert (tallies["s0"].format, quarantine(folder)) == ("pairs_conversational", [(2, "type"), (3, "hidden_text")])
+    (found,) = read_table(folder / "raw/preferences").to_pylist()
+    assert {found["reply_a"], found["reply_b"]} == {"Hello.", "Go."}
