@@ -74,7 +74,7 @@ def _unwrapped(where: object, text: str, value: dict[str, Any]) -> bytes | None:
     """The bytes of the list of rows; None for one row. Raises BadFileError where nobody can tell which list it is."""
     if how := _turned(value):
         raise BadFileError(where, "wrong_format", f"{how}, as pandas writes a table; {_PANDAS}")
-    lists = [key for key in _LISTS if _is_rows(value.get(key))]
+    lists = [key for key, found in value.items() if _is_rows(found) and (key in _LISTS or _row_like(found[0]))]
     if not lists or _row_like(value):
         return None
     if len(lists) > 1:

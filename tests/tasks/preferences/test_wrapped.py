@@ -29,7 +29,9 @@ def document(folder: Path, value: Any, name: str = "rows.json", **options: Any) 
     return path
 
 
-@pytest.mark.parametrize("key", ["data", "rows", "examples", "instances", "train", "items", "records", "samples"])
+@pytest.mark.parametrize(
+    "key", ["data", "rows", "examples", "instances", "train", "items", "records", "samples", "test"]
+)
 def test_rows_in_a_wrapper_are_the_rows(tmp_path: Path, key: str) -> None:
     for indent, ascii_only in ((None, True), (1, False)):
         value = {"version": "1", "about": [1, {"data": []}], key: ROWS, "n": 3}
@@ -64,6 +66,8 @@ def test_lines_called_json_are_lines(tmp_path: Path) -> None:
 def test_two_lists_of_rows_are_not_chosen_from(tmp_path: Path) -> None:
     with pytest.raises(BadFileError, match="wrong_format: holds rows under `train` and `samples`; write each to"):
         read(document(tmp_path, {"train": ROWS, "samples": ROWS}))
+    with pytest.raises(BadFileError, match="wrong_format: holds rows under `train` and `test`; write each to"):
+        read(document(tmp_path, {"train": ROWS, "test": ROWS, "authors": [{"name": "Ann"}]}))
 
 
 @pytest.mark.parametrize("orient", ["columns", "index", "split"])
