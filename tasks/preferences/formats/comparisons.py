@@ -108,7 +108,7 @@ def webgpt(row: Value, source: str) -> Found:
 
 
 def arena(row: Value, source: str) -> Found:
-    """Chatbot Arena: two conversations with the same questions, and the winner. Zheng 2023, arXiv:2306.05685.
+    """Chatbot Arena, MT-bench: two conversations with the same questions, and the winner. Zheng 2023, arXiv:2306.05685.
 
     "tie (bothbad)" is both_bad. Where earlier replies differ, the verdict is about more than the last ones: dropped.
     """
@@ -116,7 +116,7 @@ def arena(row: Value, source: str) -> Found:
     missing = choice in ("a", "b") and row.get(f"conversation_{choice}") is None
     if missing:
         raise RefusedError("dangling_label")
-    first, second = (dialogue.messages(row.get(f"conversation_{side}")) for side in "ab")
+    first, second = (_judged(row, dialogue.messages(row.get(f"conversation_{side}"))) for side in "ab")
     (prompt_a, reply_a), (prompt_b, reply_b) = dialogue.split_reply(first), dialogue.split_reply(second)
     if prompt_a != prompt_b:
         if [turn for turn in prompt_a if turn["role"] == "user"] == [t for t in prompt_b if t["role"] == "user"]:
@@ -126,6 +126,12 @@ def arena(row: Value, source: str) -> Found:
     rater = of_tool("arena", judge) if isinstance(judge, str) else None
     created = moment(row.get("tstamp")) or moment(row.get("timestamp"))
     return [compare(prompt_a, reply_a, reply_b, choice, source, rater, created_at=created)]
+
+
+def _judged(row: Value, turns: list[Message]) -> list[Message]:
+    """The dialogue up to the turn that was judged: MT-bench has both turns in the rows about the first."""
+    count, head = row.get("turn"), int(turns[0]["role"] == "system")
+    return turns[: head + 2 * count] if isinstance(count, int) and count > 0 else turns
 
 
 def arena_winners(row: Value, source: str) -> Found:
@@ -222,7 +228,7 @@ FORMATS = (
     ),
     Format(
         "arena",
-        frozenset({"conversation_a", "conversation_b", "winner", "judge", "tstamp"}),
+        frozenset({"conversation_a", "conversation_b", "winner", "judge", "tstamp", "turn"}),
         lambda row: "conversation_a" in row or "conversation_b" in row,
         arena,
     ),
