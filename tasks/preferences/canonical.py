@@ -321,11 +321,12 @@ _BESIDE = frozenset(
 
 
 _LIKE_A_REPLY = re.compile(
-    r"chosen|reject|respon|repl(?:y|ies)|answer|complet|output|prefer|winner|loser|better|worse|good|bad|posit|negat|accept"
+    r"chosen|reject|resp|repl(?:y|ies)|answer|complet|output|prefer|winner|loser|better|worse|good|bad|posit|negat|accept"
     r"|label|verdict|vote|score|rating",
     re.IGNORECASE,
 )
 _FEW = 6  # words, below which a text is no reply
+_FEW_SIGNS = 10  # the same in scripts without spaces
 
 
 def _is_bare_prompt(row: Value) -> bool:
@@ -339,7 +340,10 @@ def _is_bare_prompt(row: Value) -> bool:
 def _is_long(value: Any) -> bool:
     if isinstance(value, list):
         return any(isinstance(item, str) and _is_long(item) for item in value[:100])
-    return isinstance(value, str) and len(value.split(None, _FEW)) >= _FEW
+    if not isinstance(value, str):
+        return False
+    unspaced = 0 if value.isascii() else sum("\u2e80" <= char <= "\ud7ff" for char in value)
+    return len(value.split(None, _FEW)) >= _FEW or unspaced >= _FEW_SIGNS
 
 
 KINDS: dict[str, Kind] = {

@@ -41,7 +41,7 @@ _SIDE = re.compile(
     r"(?:i )?(?:strongly |slightly |clearly )?(?:prefer |choose )?"
     r"(?:the )?(?:response|reply|answer|model|option|assistant|text|completion|candidate|output|summary)? ?"
     r"(a|b|0|1|2|left|right|first|second|one|two)(?: is)?(?: much| slightly| clearly| significantly)?"
-    r"(?: better| preferred| wins)?(?: one)?"
+    r"(?: better| preferred| wins)?(?: one)?(?: than (?:the )?(?:\w+ )?(?:a|b|0|1|2|left|right|first|second|one|two))?"
 )
 _SIGNED = re.compile(r"\s*[-+\u2212]\s*[0-9]")  # of a scale, and no side
 _GREATER = re.compile(r"([\w ]+?)\s*(>{1,3}|<{1,3})\s*([\w ]+)")
@@ -177,6 +177,11 @@ def side_columns(names: Iterable[str]) -> tuple[str, str] | None:
         return None
     first, second = (found[place] for place in sorted(found))
     return first, second
+
+
+def are_side_by_side(row: Value) -> bool:
+    """Whether two texts stand in columns whose names differ in a side alone: `Antwort A`, `Antwort B`."""
+    return bool(_by_stem(name for name, value in row.items() if isinstance(value, str)))
 
 
 def _by_stem(names: Iterable[str]) -> dict[str, dict[int, str]]:
