@@ -31,6 +31,8 @@ _SCORED = (
     ("chosen_rating", "rejected_rating"),
     ("rating_chosen", "rating_rejected"),
     ("chosen-rating", "rejected-rating"),
+    ("chosen_avg_rating", "rejected_avg_rating"),
+    ("chosen_reward", "rejected_reward"),
 )
 
 
@@ -186,7 +188,10 @@ FORMATS = (
     Format(
         "alpaca_eval",
         VOTE | {"instruction", "input", "output_1", "output_2", "preference"},
-        lambda row: "output_1" in row or "output_2" in row,
+        lambda row: (
+            ("output_1" in row or "output_2" in row)
+            and (row.get("preference") is not None or votes.verdict_of(row) is None)
+        ),
         alpaca_eval,
     ),
 )

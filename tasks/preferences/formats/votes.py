@@ -16,7 +16,7 @@ _VERDICTS += ("preferred_response", "better_response")
 
 def votes(row: Value, source: str) -> Found:
     """`prompt`, `response_a`, `response_b` and `preference`, or names like them; `rater` where there is one."""
-    asked, key, names = _first(row, answers.PROMPTS), _verdict_of(row), answers.side_columns(row)
+    asked, key, names = _first(row, answers.PROMPTS), verdict_of(row), answers.side_columns(row)
     if asked is None or names is None:
         raise RefusedError("missing_field")
     turns = prompt_of(row, asked)
@@ -41,7 +41,7 @@ def names_a_winner(row: Value) -> bool:
     return any(row.get(key) is not None and names_a_side(row, key) for key in _VERDICTS)
 
 
-def _verdict_of(row: Value) -> str | None:
+def verdict_of(row: Value) -> str | None:
     return next((key for key in (*_VERDICTS, "chosen") if row.get(key) is not None), None)
 
 
@@ -59,7 +59,8 @@ def _meant(row: Value, key: str, names: tuple[str, str]) -> str | None:
     said = str(value).strip()
     if said.isdigit() and said not in map(answers.token, names):
         return None
-    wrote = [row.get(f"model_{answers.token(name)}") for name in names]
+    models = {key.casefold().replace(" ", "_"): who for key, who in row.items() if "model" in key.casefold()}
+    wrote = [models.get(f"model_{answers.token(name)}") for name in names]
     if isinstance(value, str) and wrote.count(value) == 1:
         return "ab"[wrote.index(value)]
     return answers.verdict(value, names)

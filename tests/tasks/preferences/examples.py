@@ -287,6 +287,14 @@ PAIRS: dict[str, dict[str, Any]] = {
         "response_b": "Hello.",
         "winner": "m-2",
     },
+    "sheet": {
+        "prompt": "Hi",
+        "Model A": "m-1",
+        "Model B": "m-2",
+        "Response A": "Go.",
+        "Response B": "Hello.",
+        "winner": "m-2",
+    },
     "axolotl": {"messages": [USER], "chosen": HELLO, "rejected": GO},
     "zephyr": {"prompt": "Hi", "chosen": [USER, HELLO], "rejected": [USER, GO], "messages": [USER, HELLO]},
 }

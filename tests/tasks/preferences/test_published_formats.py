@@ -59,7 +59,9 @@ def test_pairs_go_by_several_names(name: str) -> None:
     assert {record.reply_a, record.reply_b} == {"Hello.", "Go."}
 
 
-@pytest.mark.parametrize("scores", ["score_{}", "{}_score", "{}_rating", "rating_{}", "{}-rating"])
+@pytest.mark.parametrize(
+    "scores", ["{}_avg_rating", "{}_reward", "score_{}", "{}_score", "{}_rating", "rating_{}", "{}-rating"]
+)
 def test_equal_scores_of_a_pair_are_a_tie(scores: str) -> None:
     row = {"prompt": "Hi", **examples.HH, **{scores.format(name): 8.0 for name in examples.HH}}
     (record,) = convert("pairs", row)
@@ -129,6 +131,9 @@ def test_votes_of_two_raters_are_two(name: str) -> None:
         {"prompt": "Hi", "pick": "Hello there, how are you today?", "drop": "Go away."},
         {"prompt": "Hi", "Chosen": "Hello there.", "Rejected": "Go away."},
         {"prompt": "Hi", "replies_of_models": ["Hello.", "Go."]},
+        {"prompt": "Hi", "Antwort A": "Ja.", "Antwort B": "Nein.", "Bevorzugt": "A"},
+        {"prompt": "Hi", "pos_resp": "Hello.", "neg_resp": "Go."},
+        {"prompt": "Hi", "anders": "\u56e0\u4e3a\u6708\u4eae\u548c\u592a\u9633\u7684\u5f15\u529b\u3002"},
     ],
 )
 def test_what_nobody_can_be_sure_of_is_in_no_known_format(row: dict[str, Any]) -> None:
@@ -349,6 +354,9 @@ def test_words_about_a_reply_are_no_verdict() -> None:
         (("response_a", "response_b"), "c", None),
         (("response_a", "response_b"), True, None),
         (("response_a", "response_b"), ["a"], "a"),
+        (("Response A", "Response B"), "Response B is slightly better than Response A", "b"),
+        (("response_1", "response_2"), "1 is better than 2", "a"),
+        (("response_a", "response_b"), "A is worse than B", None),
         (("response_a", "response_b"), -1, None),  # of a scale, whose ends nobody named
         (("response_a", "response_b"), -2.0, None),
         (("response_1", "response_2"), -2, None),
@@ -373,6 +381,13 @@ def test_how_strong_a_vote_is_does_not_say_for_which_side(name: str) -> None:
     assert (record.choice, record.reply_a) == ("a", "Hello.")
     pair = {"prompt": "Hi", **examples.HH, name: 3}
     assert [won(record) for record in convert(detect([pair], "f").name, pair)] == ["Hello."]
+
+
+@pytest.mark.parametrize(("label", "choice"), [(1, "a"), (2, "b"), ("output_2", "b")])
+def test_two_outputs_with_a_label_are_votes(label: Any, choice: str) -> None:
+    row = {"instruction": "Hi", "input": "you", "output_1": "Go.", "output_2": "Hello.", "label": label}
+    (record,) = convert(detect([row], "f").name, row)
+    assert (record.choice, record.reply_a, record.prompt[0]["content"]) == (choice, "Go.", "Hi\n\nyou")
 
 
 def test_votes_name_their_rater() -> None:
@@ -777,8 +792,19 @@ def test_open_assistant_trees_rank_the_replies_to_every_message(tmp_path: Path) 
     assert [turn["content"] for turn in found[1]["prompt"]] == ["Hi", "Hello.", "And?"]
 
 
+def test_a_verdict_of_mt_bench_is_about_its_turn() -> None:
+    later = [{"role": "user", "content": "Bye"}, {"role": "assistant", "content": "So long."}]
+    row = {
+        **examples.ARENA,
+        **{f"conversation_{side}": examples.ARENA[f"conversation_{side}"] + later for side in "ab"},
+    }
+    (record,) = convert("arena", row | {"turn": 1})
+    assert (record.prompt, record.reply_a, won(record)) == ([USER], "Go.", "Hello.")
+    assert convert("arena", row | {"turn": 2}) == [Dropped("histories_differ")]
+
+
 def test_arena_verdicts_on_other_histories_are_dropped(tmp_path: Path) -> None:
-    longer = {**examples.ARENA}
+    longer = {**examples.ARENA, "turn": 2}
     for side, reply in (("a", GO), ("b", HELLO)):
         longer[f"conversation_{side}"] = [
             USER,
