@@ -196,8 +196,9 @@ def _header(where: object, record: list[str], delimiter: str, warnings: Counter[
 
 
 def _low(name: str) -> str:
-    """A known name in small letters, where it is known in no others."""
-    return name.casefold() if name not in _known() and name.casefold() in _known() else name
+    """A known name in small letters and without spaces, where it is known in no others."""
+    low = name.casefold()
+    return next((known for known in (name, low, low.replace(" ", "_")) if known in _known()), name)
 
 
 @cache

@@ -16,8 +16,10 @@ _MESSAGES = ("messages", "conversations", "conversation")
 _HARM = re.compile(r"_(?:harm(?!less)|tox|unsafe|offens)")
 _QUALITY = re.compile(
     r"_(?:feedback|thumbs?|rating|rated|stars?|scored?|(?:up|down)?votes?|(?:dis)?like[sd]?|quality|reward|accepted"
-    r"|approved|correct|correctness|safe|verdict|reaction|helpful|harmless)_"
+    r"|approved|correct|correctness|safe|verdict|reaction|helpful|harmless|rank|chosen|preferred|winner|best|selected)_"
 )
+# What says the same in a column of any name: `status`, `type`.
+_DECIDED = {"chosen", "preferred", "rejected", "dispreferred", "disliked", "thumbs_up", "thumbs_down"}
 _OF_PROMPT = re.compile(
     r"_(?:prompt|input|instruct|question|query|topic|categor|languag|difficult|complex|length|time)"
 )
@@ -71,6 +73,8 @@ def liked(value: Any) -> bool | None:
 
 
 def _judges(name: str, value: Any) -> bool:
+    if isinstance(value, str) and value.strip().casefold().replace(" ", "_") in _DECIDED:
+        return True
     kind = _kind(name) if isinstance(value, bool | int | float | str | dict) else None
     if kind is None:
         return False

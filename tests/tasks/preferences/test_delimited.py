@@ -90,6 +90,7 @@ def test_the_line_that_tells_excel_the_separator_is_none_of_the_table(tmp_path: 
     [
         (" prompt, chosen ,rejected", ["prompt", "chosen", "rejected"]),
         ("Prompt,Chosen,REJECTED", ["prompt", "chosen", "rejected"]),
+        ("User Feedback,Preferred Response,My Column", ["user_feedback", "preferred_response", "My Column"]),
         ("history,human_ref_A,human_ref_B", ["history", "human_ref_A", "human_ref_B"]),
         ("Prompt,prompt,My Column", ["Prompt", "prompt", "My Column"]),
     ],

@@ -308,6 +308,10 @@ def test_a_judged_reply_is_no_demonstration(name: str) -> None:
         {"is_toxic": True},
         {"toxicity": 0.9},
         {"response_harm_label": "harmful"},
+        {"rank": 2},
+        {"is_best": False},
+        {"status": "Rejected"},
+        {"type": "chosen"},
     ],
 )
 def test_a_reply_that_some_column_judges_is_no_demonstration(beside: dict[str, Any]) -> None:
