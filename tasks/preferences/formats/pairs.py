@@ -25,6 +25,7 @@ from tasks.preferences.screen import RefusedError
 from tasks.records import Message
 
 _PROMPTS = ("prompt", "question", "instruction", "input")
+_ASKED = (*_PROMPTS, "query", "user_prompt", "messages", "conversation", "trajectory")  # before replies that are texts
 _SCORED = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -46,7 +47,7 @@ def pairs(row: Value, source: str) -> Found:
     `input`, and `system` and `history` where they are given.
     """
     row = _renamed(row)
-    key = first_key(row, _PROMPTS)
+    key = first_key(row, _ASKED)
     if all(dialogue.is_transcript(row.get(name)) for name in PAIRS[0]):
         said, preferred, other = _of_transcripts(row)
         return [_scored(row, in_context(row, _agreeing(row.get(key), said)), preferred, other, source)]
@@ -161,7 +162,8 @@ def _is_pairs(row: Value) -> bool:
     names = named_pair(row)
     return (
         names is not None
-        and any(key in row for key in _PROMPTS)
+        and any(key in row for key in _ASKED)
+        and not _is_hh(row)
         and not (_is_conversational(row) or has(row, "conversations"))
         and not votes.names_a_side(row, names[0])
     )
@@ -172,7 +174,7 @@ _KEYS = (
 )
 FORMATS = (
     Format("hh_rlhf", _KEYS, _is_hh, hh_rlhf),
-    Format("pairs", _KEYS | {*_PROMPTS}, _is_pairs, pairs),
+    Format("pairs", _KEYS | {*_ASKED}, _is_pairs, pairs),
     Format(
         "pairs_conversational",
         _KEYS | {"prompt", "messages", "input"},
