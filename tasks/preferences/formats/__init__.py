@@ -74,6 +74,8 @@ def detect(rows: Iterable[Value], path: object) -> Format:
     if others and count < MIN_LEAD * votes.total():
         seen = ", ".join(f"{name} in {seen} of {len(rows)} rows" for name, seen in votes.most_common())
         raise BadFileError(path, "wrong_format", f"looks like {seen}; split the file or set `format` of its source")
+    if best == "helpsteer_preference":
+        comparisons.check_strengths(rows, path)
     return FORMATS[best]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from tasks.preferences import dialogue
@@ -24,7 +25,7 @@ from tasks.preferences.formats.building import (
     sides,
 )
 from tasks.preferences.people import of_tool
-from tasks.preferences.screen import RefusedError, check_text
+from tasks.preferences.screen import BadFileError, RefusedError, check_text
 from tasks.records import Message
 
 _FIRST = {0: "a", 1: "b"}
@@ -170,6 +171,10 @@ def _turns(row: Value, key: str) -> list[Any]:
     return value
 
 
+_STRENGTHS = ("preference_strength", "overall_preference")
+_TELLING = 8  # rows; of HelpSteer 3 not one in a thousand such runs has 1 and 2 alone
+
+
 def helpsteer_preference(row: Value, source: str) -> Found:
     """HelpSteer 2 and 3: strength from -3 (the first is much better) over 0 (a tie) to 3.
 
@@ -177,7 +182,7 @@ def helpsteer_preference(row: Value, source: str) -> Found:
     |strength| / 3.
     """
     key_a, key_b = ("response_1", "response_2") if "response_1" in row else ("response1", "response2")
-    strength = number(row, first_key(row, ("preference_strength", "overall_preference")))
+    strength = number(row, first_key(row, _STRENGTHS))
     if not -3 <= strength <= 3:
         raise RefusedError("range")
     choice = "tie" if strength == 0 else "a" if strength < 0 else "b"
@@ -186,6 +191,19 @@ def helpsteer_preference(row: Value, source: str) -> Found:
     confidence = round(abs(strength) / 3, 6) if strength else 1.0
     domain = clipped(row.get("domain"))
     return [compare(turns, reply_a, reply_b, choice, source, confidence=confidence, domain=domain)]
+
+
+def check_strengths(rows: Sequence[Value], path: object) -> None:
+    """BadFileError where strengths are 1 and 2 alone, which is as well the number of the better reply."""
+    said = [value for row in rows if is_number(value := row.get(first_key(row, _STRENGTHS)))]
+    if len(said) >= _TELLING and {*said} == {1.0, 2.0}:
+        raise BadFileError(
+            path,
+            "wrong_format",
+            f"`{first_key(rows[0], _STRENGTHS)}` is 1 or 2 in all of {len(said)} rows: the number of the better "
+            "reply, or a strength for the second? Name the column `choice` and write a or b, or set "
+            "`format: helpsteer_preference` of the source",
+        )
 
 
 _MARK = re.compile(r"\s*<extra_id_1>(User|Assistant)\n|\s*<extra_id_0>(System)\n")

@@ -819,3 +819,12 @@ def test_arena_verdicts_on_other_histories_are_dropped(tmp_path: Path) -> None:
     tallies, folder = take(tmp_path, [examples.ARENA, longer], rate=0.0)
     assert quarantine(folder) == [(2, "histories_differ")]
     assert tallies["s0"].accepted == 1
+
+
+def test_strengths_that_may_be_numbers_of_replies_are_asked_about() -> None:
+    rows = [examples.HELPSTEER2_PREFERENCE | {"preference_strength": 1 + n % 2} for n in range(8)]
+    with pytest.raises(BadFileError, match=r"strength` is 1 or 2 in all of 8 rows: .* Name the column `choice`"):
+        detect(rows, "rows.jsonl")
+    assert detect(rows[:7], "rows.jsonl").name == "helpsteer_preference"  # too few to tell
+    rows[3] = rows[3] | {"preference_strength": -1}
+    assert detect(rows, "rows.jsonl").name == "helpsteer_preference"
