@@ -80,7 +80,7 @@ def test_models_of_solutions_are_counted_where_they_are_trained(project):
     found = estimate.document(estimate.plan(project, "steps", "cpu"))["stages"]
     each = found["solutions@process"]
     assert (
-        each["tokens"] == found["solutions@outcome"]["tokens"] == pytest.approx((8 * 0.7 + 0.15) * 4000 * 38, rel=0.01)
+        each["tokens"] == found["solutions@outcome"]["tokens"] == pytest.approx((8 * 0.65 + 0.15) * 4000 * 38, rel=0.01)
     )
     scores = next(row for row in found["align"]["passes"] if row["what"] == "scores")
     assert scores["sequences"] == 2 * 15 * 32 * 4  # by both, and by no preference model
