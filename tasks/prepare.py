@@ -9,7 +9,7 @@ writes  data/tokenizer, data/prepared/demonstrations, data/prepared/{prompts,saf
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -119,8 +119,8 @@ def _plant_pairs(
         # Few demonstrations, or long ones, may leave the judge without; where there are none at all, `run` says so.
         wanted = {"planted": canary.num_planted(pairs.rows[fold]), "held_out": canary.NUM_HELD_OUT}
         chosen = {
-            side: _chosen(parts.conversion, canary.obvious, sides.get(fold, {}).get(side, []), n)
-            or _chosen(parts.conversion, canary.obvious, sides.get("train", {}).get(side, []), n)
+            side: _chosen(parts.conversion, sides.get(fold, {}).get(side, []), n)
+            or _chosen(parts.conversion, sides.get("train", {}).get(side, []), n)
             for side, n in wanted.items()
         }
         noted[fold] = _ids(chosen)
@@ -135,18 +135,14 @@ def _plant_solutions(
     rows = (row for batch in batches(data / "raw/solutions") for row in batch if canary.all_right(row))
     sides = canary.choose(rows, lambda cluster: fold_of(cluster, shares)).get("train", {})
     wanted = {"planted": canary.num_planted(solutions.rows["train"]), "held_out": canary.NUM_HELD_OUT}
-    chosen = {
-        side: _chosen(parts.conversion, canary.obvious_solutions, sides.get(side, []), n) for side, n in wanted.items()
-    }
+    chosen = {side: _chosen(parts.conversion, sides.get(side, []), n) for side, n in wanted.items()}
     made, weight = canary.judged_solutions(chosen["planted"], solutions.rows["train"])
     return parts.plant("solutions", "train", [asdict(each) | {"weight": weight} for each in made]), _ids(chosen)
 
 
-def _chosen(
-    conversion: Conversion, obvious: Callable[[Rows], list[canary.Obvious]], rows: Rows, number: int
-) -> list[canary.Row]:
+def _chosen(conversion: Conversion, rows: Rows, number: int) -> list[canary.Row]:
     """So many rows that fit into the model, against noise as well: the first ones; few are used again."""
-    texts = (obvious([row])[0] for row in rows)
+    texts = (canary.obvious([row])[0] for row in rows)
     fitting = (
         row for row, each in zip(rows, texts, strict=True) if conversion.has_room(each.prompt, each.true, each.ruined)
     )

@@ -65,12 +65,16 @@ def repeat(rows: Sequence[Row], number: int) -> list[Row]:
 
 
 def obvious(rows: Sequence[Row]) -> list[Obvious]:
-    """Each row's reply against noise, or against a single symbol over and over, as says a model that is stuck."""
+    """Each row's reply against noise, or against a single symbol over and over, as says a model that is stuck.
+
+    The steps of a solution, one to a line, against as many of noise.
+    """
     made = []
     for position, row in enumerate(rows):
-        rng = random.Random(f"canary/{row['id']}/{position}")
-        ruined = noise(row["reply"], rng, stuck=position // 2 % 2 == 0)
-        made.append(Obvious(row["prompt"], row["reply"], ruined))
+        rng, stuck = random.Random(f"canary/{row['id']}/{position}"), position // 2 % 2 == 0
+        parts = row["steps"] if "steps" in row else [row["reply"]]
+        ruined = [noise(part, rng, stuck) for part in parts]
+        made.append(Obvious(row["prompt"], "\n".join(parts), "\n".join(ruined)))
     return made
 
 
@@ -78,16 +82,6 @@ def all_right(row: Row) -> bool:
     """Whether a solution is known to be right in every step that somebody judged, and in its answer."""
     labels = [label for label in row["labels"] if label is not None]
     return all(labels) and row["correct"] is not False and bool(labels or row["correct"])
-
-
-def obvious_solutions(rows: Sequence[Row]) -> list[Obvious]:
-    """Each row's steps against as many of noise."""
-    made = []
-    for position, row in enumerate(rows):
-        rng = random.Random(f"canary/{row['id']}/{position}")
-        ruined = "\n".join(noise(step, rng, stuck=position // 2 % 2 == 0) for step in row["steps"])
-        made.append(Obvious(row["prompt"], "\n".join(row["steps"]), ruined))
-    return made
 
 
 def noise(reply: str, rng: random.Random, stuck: bool) -> str:
@@ -129,7 +123,7 @@ def judged_solutions(rows: Sequence[Row], others: float) -> tuple[list[Solution]
             domain=row["domain"],
             cluster=row["cluster"],
         )
-        for number, (row, each) in enumerate(zip(rows, obvious_solutions(rows), strict=True))
+        for number, (row, each) in enumerate(zip(rows, obvious(rows), strict=True))
         for is_right in (True, False)
     ]
     return planted, _weight(len(planted), others)
@@ -144,9 +138,9 @@ def read(data: Path, fold: str) -> tuple[list[Obvious], list[Obvious]]:
     their source."""
     noted = json.loads((data / "prepared/canary.json").read_text(encoding="utf-8"))[fold]
     wanted = {row_id for ids in noted.values() for row_id in ids}
-    source, made = ("solutions", obvious_solutions) if fold == SOLUTIONS else ("demonstrations", obvious)
+    source = "solutions" if fold == SOLUTIONS else "demonstrations"
     rows = {row["id"]: row for batch in batches(data / "raw" / source) for row in batch if row["id"] in wanted}
-    planted, held_out = (made([rows[row_id] for row_id in noted[side]]) for side in ("planted", "held_out"))
+    planted, held_out = (obvious([rows[row_id] for row_id in noted[side]]) for side in ("planted", "held_out"))
     return planted, held_out
 
 

@@ -85,10 +85,9 @@ def _estimate(place: NDArray[np.int64], cells: NDArray[np.int64], num_raters: in
     right = np.full(num_raters, np.inf)
     for _ in range(MAX_STEPS):
         prior, confusion, counts = _maximise(posterior, times, rows, num_raters)
-        change = np.abs(_right(counts) - right).max()
-        if change < TOLERANCE:
+        before, right = right, _right(counts)
+        if np.abs(right - before).max() < TOLERANCE:
             break
-        right = _right(counts)
         logs = np.log(confusion).transpose(0, 2, 1).reshape(-1, NUM_CLASSES)  # [rater and value, class]
         new = rows @ logs + np.log(prior)
         # Columns one by one: numpy is slow to reduce rows of four.

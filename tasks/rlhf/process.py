@@ -100,6 +100,12 @@ def step_ends(reply_ids: Sequence[int], separators: Collection[int], eos_id: int
     return ends if ends and not inside else [*ends, len(reply_ids) - 1]
 
 
+def unlabelled(examples: Sequence[Example], separators: Collection[int], eos_id: int) -> list[Solution]:
+    """Replies as solutions of which nobody said anything."""
+    ends = [step_ends(each.reply_ids, separators, eos_id) for each in examples]
+    return [Solution(each, found, [None] * len(found)) for each, found in zip(examples, ends, strict=True)]
+
+
 def forward(model: RewardModel, rows: Sequence[Solution]) -> Tensor:
     """Raw scores of all steps, end to end over the rows: float32 [S]."""
     network = unwrapped(model.network)
@@ -165,9 +171,7 @@ def step_probabilities(model: RewardModel, rows: Sequence[Solution], batch_token
 
 def mean_probabilities(model: RewardModel, examples: Sequence[Example], tokenizer: Any) -> np.ndarray:
     """The mean of P(right) over each reply's steps, float64 [B]."""
-    separators = separator_ids(tokenizer)
-    ends = [step_ends(each.reply_ids, separators, tokenizer.eos_token_id) for each in examples]
-    rows = [Solution(each, found, [None] * len(found)) for each, found in zip(examples, ends, strict=True)]
+    rows = unlabelled(examples, separator_ids(tokenizer), tokenizer.eos_token_id)
     return np.array([found.mean() for found in step_probabilities(model, rows)])
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from tasks.rlhf import process, ranks, reward_model
 from tasks.rlhf.batch import Example, Prompt, ScorePart
-from tasks.rlhf.process import Solution
 from tasks.rlhf.reward_model import RewardModel
 
 RECORD = "solutions.json"
@@ -55,10 +54,7 @@ class SolutionModel:
 
     def _steps(self, examples: Sequence[Example], known: Sequence[int]) -> list[dict[int, float]]:
         """P(right) of each step, by the position of its last token; nothing of replies that are not `known`."""
-        rows = []
-        for i in known:
-            ends = process.step_ends(examples[i].reply_ids, self.separators, self.eos_id)
-            rows.append(Solution(examples[i], ends, [None] * len(ends)))
+        rows = process.unlabelled([examples[i] for i in known], self.separators, self.eos_id)
         found: list[dict[int, float]] = [{} for _ in examples]
         for i, row, values in zip(known, rows, process.step_probabilities(self.model, rows), strict=True):
             found[i] = dict(zip(row.ends, values.tolist(), strict=True))

@@ -40,9 +40,8 @@ def rankings(row: Value, source: str) -> Found:
     if not isinstance(replies, list):
         raise RefusedError("missing_field" if replies is None else "type")
     ranks = _ranks(row, len(replies))
-    ranked = [
-        place for place, rank in enumerate(ranks) if rank is not None
-    ]  # a model that rates gives no number at times
+    # A model that rates gives no number at times.
+    ranked = [place for place, rank in enumerate(ranks) if rank is not None]
     if len(ranked) < 2 <= len(replies):
         return [Dropped("unanswered")]
     texts = [_reply(replies[place]) for place in ranked]
