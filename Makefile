@@ -99,6 +99,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 $(READY): infra/requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo 'installing infra/requirements.lock'
+	@$(PIP) --no-deps $$(grep '^setuptools==' infra/requirements.lock)  # before the four: they see it half replaced
 	@grep -v -e '^#' -e '^torch==' infra/requirements.lock | xargs -P 4 -n 63 $(PIP) --no-deps --use-pep517
 	@$(PIP) -c infra/requirements.lock torch
 	@$(PY) -m pip check
