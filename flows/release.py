@@ -17,7 +17,7 @@ from tasks import register
 from tasks.adapters import champion, execution, registry, stage, workspace
 from tasks.adapters.tracking import Store, TrackingError, reachable
 from tasks.adapters.workspace import Workspace
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 
 OVERRIDE = "gate.override"  # a tag on a version: who releases it in spite of its verdict, and why
 _SMOKE = """

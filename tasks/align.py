@@ -19,7 +19,7 @@ from pydantic import ConfigDict, ValidationInfo, field_validator, model_validato
 
 from tasks.adapters import sandbox, stage
 from tasks.adapters.telemetry import FileTracker
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf.generation_options import GenerationOptions
 from tasks.rlhf.options import Count, ModelOptions
 from tasks.rlhf.rewards_options import RewardsOptions, decides

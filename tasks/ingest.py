@@ -23,6 +23,7 @@ from tasks import world, world_steps
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation import refusals
+from tasks.hashes import content_hash
 from tasks.preferences import hub, kept, rejudged, shards, tables
 from tasks.preferences.containers import Part, Rows, parts
 from tasks.preferences.duplicates import Index
@@ -34,7 +35,7 @@ from tasks.preferences.rules import FILES, Rules, RulesOptions
 from tasks.preferences.settle import Settler
 from tasks.preferences.sources import Source, read
 from tasks.preferences.staging import REQUEUE, Staging, Tally, publish
-from tasks.records import DATASETS, Preference, Record, content_hash
+from tasks.records import DATASETS, Preference, Record
 from tasks.shelf import code_version
 
 

@@ -23,8 +23,9 @@ from tasks import align
 from tasks.adapters import sandbox, stage
 from tasks.evaluation import held_out
 from tasks.files import write_text
+from tasks.hashes import content_hash
 from tasks.preferences import canonical, screen, tokens
-from tasks.records import MINED, Preference, content_hash, read_table, row_id
+from tasks.records import MINED, Preference, read_table, row_id
 
 Row = dict[str, Any]
 Drawn = tuple[str, list[int]]  # a reply's text and its tokens

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.files import write_json
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf.generation_options import GenerationOptions
 from tasks.rlhf.rewards_options import RewardsOptions, check_against, check_conditioning, decides
 from tasks.rlhf.tool_options import ToolsOptions

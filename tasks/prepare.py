@@ -21,13 +21,14 @@ from pydantic import Field
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
 from tasks.files import write_json
+from tasks.hashes import content_hash
 from tasks.preferences import canary, panel, tokens
 from tasks.preferences.encoding import TABLES, Conversion
 from tasks.preferences.folds import FOLDS, SEALED, Shares, fold_of
 from tasks.preferences.parts import Counts, Parts
 from tasks.preferences.rater_options import RaterOptions, Weighting
 from tasks.preferences.tables import batches
-from tasks.records import DATASETS, content_hash, forget_environment, read_table
+from tasks.records import DATASETS, forget_environment, read_table
 from tasks.rlhf.options import ModelOptions
 from tasks.shelf import Shelf, code_version
 from tasks.world import WorldParams

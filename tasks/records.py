@@ -265,19 +265,6 @@ def row_id(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def content_hash(path: Path) -> str:
-    """sha256 of a file, or of a folder's sorted relative paths and file hashes."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: missing; run the stage that writes it (`dvc repro`)")
-    digest = hashlib.sha256()
-    for file_path in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file_path.relative_to(path).as_posix()}\0{content_hash(file_path)}\n".encode())
-    return digest.hexdigest()
-
-
 def forget_environment(tokenizer_folder: Path) -> None:
     """Drop what transformers notes down of the environment (HF_HUB_OFFLINE), which would enter the folder's hash."""
     path = tokenizer_folder / "tokenizer_config.json"

@@ -20,7 +20,7 @@ from tasks.adapters.journal import Journal
 from tasks.adapters.tracking import TrackingError, legal_name, reachable
 from tasks.adapters.workspace import Workspace
 from tasks.files import write_json
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 
 POLICY = "data/models/policy"
 REWARD = "data/models/reward/"

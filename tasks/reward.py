@@ -169,7 +169,7 @@ def tables(fold: str) -> tuple[str, str]:
 
 
 def save(model: "RewardModel", data: Path, folder: Path) -> None:
-    from tasks.records import content_hash
+    from tasks.hashes import content_hash
     from tasks.rlhf import models, reward_model
 
     base = content_hash(data / "models/sft")

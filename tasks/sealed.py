@@ -25,7 +25,8 @@ from tasks.evaluation import looks
 from tasks.evaluation.held_out import Fold
 from tasks.evaluation.looks import Look
 from tasks.files import write_json
-from tasks.records import content_hash, read_table
+from tasks.hashes import content_hash
+from tasks.records import read_table
 
 FOLD = Fold("sealed", "sealed/prompts", "sealed/safety", ("sealed/pairs",))
 

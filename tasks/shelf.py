@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import tasks
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 
 _CODE = Path(tasks.__file__).parent
 _NOTE = "kept.json"

@@ -27,12 +27,13 @@ from tasks.adapters.expectations import Outcome
 from tasks.adapters.telemetry import FileTracker
 from tasks.evaluation.statistics import wilson
 from tasks.files import write_json
+from tasks.hashes import content_hash
 from tasks.preferences import bounds, implicit
 from tasks.preferences.bounds import HoldOptions
 from tasks.preferences.dialogue import check_prompt
 from tasks.preferences.screen import RefusedError, excerpt, redact
 from tasks.preferences.tables import arrow_batches, characters, parquet_files
-from tasks.records import DATASETS, SIGNALS, content_hash, schema
+from tasks.records import DATASETS, SIGNALS, schema
 from tasks.shelf import Shelf, code_version
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import write_json
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 
 _NEXT, _OLD = ".champion-next", ".champion-old"
 

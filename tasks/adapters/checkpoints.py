@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf.checkpoint import Checkpoints
 
 SECONDS = "PLUMBLINE_CHECKPOINT_SECONDS"  # no parameter: it changes no result, and a parameter enters hashes

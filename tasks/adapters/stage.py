@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.adapters import checkpoints, processes, warm
 from tasks.adapters.telemetry import FileTracker
 from tasks.files import SafeLoader, write_json
-from tasks.records import content_hash
+from tasks.hashes import content_hash, remembered
 
 DATA = Path("data")
 PARAMS = Path("params.yaml")
@@ -152,6 +152,11 @@ def execute(stage: Stage) -> None:
 
     Of several processes the first writes; the others compute the same and keep it to themselves.
     """
+    with remembered(DATA / "runs", stage.name, writes=processes.is_first()):
+        _execute(stage)
+
+
+def _execute(stage: Stage) -> None:
     name = stage.name
     params = read_params(stage.params, name.partition("@")[0])
     started = time.time()

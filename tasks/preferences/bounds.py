@@ -15,10 +15,11 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.files import write_json
+from tasks.hashes import content_hash
 from tasks.preferences.hold import MIN_ROWS, Hold
 from tasks.preferences.screen import REPEATS
 from tasks.preferences.tables import arrow_batches, longer_won
-from tasks.records import CHOICES, DATASETS, content_hash
+from tasks.records import CHOICES, DATASETS
 
 ROOTS = {"demonstrations": ("reply",), "preferences": ("reply_a", "reply_b"), "safety": ("reply",)}
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.files import write_json
+from tasks.hashes import content_hash
 from tasks.preferences import people, refused, shards
-from tasks.records import content_hash, prompt_key
+from tasks.records import prompt_key
 
 _COLUMNS = ("id", "rater", "owner", "prompt")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.hashes import content_hash
 from tasks.preferences.errors import BadFileError, check_schema_version
-from tasks.records import content_hash
 
 _HEX = frozenset("0123456789abcdef")
 

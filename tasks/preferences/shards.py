@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tasks.files import sync, write_json
+from tasks.hashes import content_hash
 from tasks.preferences import blocks, canonical, refused, shard_index
 from tasks.preferences.containers import Rows, open_rows, parts
 from tasks.preferences.duplicates import Index
@@ -27,7 +28,7 @@ from tasks.preferences.rules import Rules
 from tasks.preferences.screen import BadFileError, HeldError
 from tasks.preferences.sources import Source, read, recognised
 from tasks.preferences.staging import Staging, Tally
-from tasks.records import DATASETS, content_hash
+from tasks.records import DATASETS
 
 NAME = "fresh"  # the source of rows that name none, whatever their file was called: same rows, same hash
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from tasks.files import sync
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf import ranks
 
 # Writing takes at most this share of the time: after a slow save the next one is further away.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf import models, ranks
 from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import reply_sums, token_logprobs

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf import verification
 from tasks.rlhf.options import CHOICE, NotNegative, Options, Positive
 

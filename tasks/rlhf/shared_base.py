@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf.reward_model import ADAPTERS, BASE_FILE, REWARD_FILE, RewardModel
 
 

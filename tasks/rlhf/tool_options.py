@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf.options import Count, Options
 from tasks.rlhf.rewards_options import in_inputs
 

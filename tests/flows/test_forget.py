@@ -14,11 +14,12 @@ import pytest
 from flows import forget
 from tasks.adapters import tracking
 from tasks.files import write_json
+from tasks.hashes import content_hash
 from tasks.preferences import shards
 from tasks.preferences.rules.opt_outs import OptOuts
 from tasks.preferences.screen import HeldError
 from tasks.preferences.traces import Traces
-from tasks.records import Preference, content_hash, prompt_key, read_table, to_table, write_table
+from tasks.records import Preference, prompt_key, read_table, to_table, write_table
 
 
 def vote(number: int, rater: str) -> Preference:

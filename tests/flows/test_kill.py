@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 600  # seconds; on a busy machine a run that was not hit is not a hang

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tests.tasks.adapters.vllm_server import Vllm, serving
 from tests.tasks.conftest import inside, run_stage
 

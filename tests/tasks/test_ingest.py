@@ -17,9 +17,10 @@ import pytest
 from tasks import ingest, prepare, validate, world
 from tasks.adapters import stage
 from tasks.adapters.telemetry import FileTracker
+from tasks.hashes import content_hash
 from tasks.preferences import shards
 from tasks.preferences.rules import FILES, RulesOptions
-from tasks.records import DATASETS, content_hash, read_table
+from tasks.records import DATASETS, read_table
 
 ROOT = Path(__file__).parents[2]
 WORLD = {"num_demonstrations": 60, "num_preferences": 40, "num_raters": 3, "length_bias": 0.0}

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from tasks import mine, world
+from tasks.hashes import content_hash
 from tasks.mine import Reply, most_wrong
 from tasks.preferences.shards import accept
-from tasks.records import MINED, content_hash
+from tasks.records import MINED
 from tasks.rlhf.rewards_options import RewardsOptions
 from tests.tasks.conftest import inside
 

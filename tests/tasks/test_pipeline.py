@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from tasks.records import PAIRS, content_hash, read_table
+from tasks.hashes import content_hash
+from tasks.records import PAIRS, read_table
 from tasks.rlhf.implicit import ImplicitReward, noted
 from tests.tasks.conftest import ROOT, STAGES, inside, run_stage
 from tests.tasks.folders import refill

@@ -10,20 +10,10 @@ import pytest
 
 from tasks import prepare
 from tasks.adapters.telemetry import FileTracker
+from tasks.hashes import content_hash
 from tasks.preferences import encoding, tokens
 from tasks.preferences.folds import FOLDS
-from tasks.records import (
-    CANARY,
-    DATASETS,
-    Demonstration,
-    Preference,
-    Prompt,
-    Safety,
-    content_hash,
-    read_table,
-    to_table,
-    write_table,
-)
+from tasks.records import CANARY, DATASETS, Demonstration, Preference, Prompt, Safety, read_table, to_table, write_table
 
 MODEL: dict[str, Any] = {
     "base": "scratch",

@@ -15,7 +15,7 @@ import pytest
 from tasks.adapters import stage, warm
 from tasks.adapters.checkpoints import SECONDS
 from tasks.adapters.delivery import read_lines
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tests.tasks.conftest import ROOT, inside, run_stage
 from tests.tasks.test_pipeline import change, copy_of
 

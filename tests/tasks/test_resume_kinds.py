@@ -13,7 +13,7 @@ import yaml
 
 from tasks.adapters.checkpoints import SECONDS
 from tasks.adapters.telemetry import FileTracker
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf import models, tool_use
 from tests.tasks.conftest import inside, run_stage
 from tests.tasks.test_pipeline import copy_of

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from tasks.adapters import stage
-from tasks.records import CANARY, MINED, content_hash, pair_table, read_table
+from tasks.hashes import content_hash
+from tasks.records import CANARY, MINED, pair_table, read_table
 from tests.tasks.conftest import ROOT, inside, run_stage
 from tests.tasks.folders import refill
 

@@ -11,6 +11,7 @@ from tasks import evaluate, records, sealed
 from tasks.adapters import stage
 from tasks.adapters.workspace import Workspace
 from tasks.files import write_json
+from tasks.hashes import content_hash
 from tests.tasks.folders import refill
 from tests.tasks.test_evaluate import MODEL, PARAMS, made  # noqa: F401 - a fixture
 
@@ -48,7 +49,7 @@ def recorded(space):
 
 
 def test_every_look_is_on_record_and_the_second_one_is_warned_of(space, capsys):
-    metrics = {"models/policy": records.content_hash(space.data / "models/policy")}
+    metrics = {"models/policy": content_hash(space.data / "models/policy")}
     assert looked() == 0
     said = capsys.readouterr()
     assert "; policy" in said.out

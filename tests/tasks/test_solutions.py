@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tasks.adapters import stage
-from tasks.records import CANARY, content_hash, read_table
+from tasks.hashes import content_hash
+from tasks.records import CANARY, read_table
 from tests.tasks.conftest import inside, run_stage, workspace
 from tests.tasks.folders import refill
 from tests.tasks.test_pipeline import change, copy_of, curve, report

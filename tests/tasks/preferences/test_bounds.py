@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from tasks.hashes import content_hash
 from tasks.preferences import bounds, shift
 from tasks.preferences.bounds import HoldOptions
-from tasks.records import DATASETS, Demonstration, Preference, Safety, content_hash, to_table, write_table
+from tasks.records import DATASETS, Demonstration, Preference, Safety, to_table, write_table
 
 ASK: Any = [{"role": "user", "content": "Hi"}]
 SHARED: dict[str, Any] = {"prompt": ASK, "source": "test", "cluster": "c"}

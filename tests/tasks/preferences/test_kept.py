@@ -12,8 +12,9 @@ import pytest
 
 from tasks import ingest
 from tasks.adapters.telemetry import FileTracker
+from tasks.hashes import content_hash
 from tasks.preferences import shards, sources, staging
-from tasks.records import content_hash, read_table
+from tasks.records import read_table
 
 Row = dict[str, Any]
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tasks import prepare, worth
+from tasks.hashes import content_hash
 from tasks.preferences import votes
 from tasks.preferences.encoding import Conversion
 from tasks.preferences.folds import FOLDS, fold_of
-from tasks.records import CANARY, DATASETS, Preference, content_hash, read_table, to_table, write_table
+from tasks.records import CANARY, DATASETS, Preference, read_table, to_table, write_table
 from tasks.shelf import Shelf
 from tests.tasks.test_prepare import SHARES, ask, records, run, write
 

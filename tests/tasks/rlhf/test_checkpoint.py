@@ -18,7 +18,7 @@ import torch
 
 from tasks.adapters.delivery import read_lines
 from tasks.adapters.telemetry import FileTracker
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf import algorithms, checkpoint, models
 from tasks.rlhf.batch import Example, LossOutput
 from tasks.rlhf.checkpoint import Checkpoints

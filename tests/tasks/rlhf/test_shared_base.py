@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.records import content_hash
+from tasks.hashes import content_hash
 from tasks.rlhf import models, reward_model, shared_base
 from tasks.rlhf.options import LoraOptions, ModelOptions, ScoreOptions
 from tests.tasks.rlhf import tiny
