@@ -12,7 +12,7 @@ from tasks.records import row_id
 
 OWNER_KEYS = ("owner", "user_id", "author_id")  # of a row, whatever its format: who wrote the prompt
 VOTER_KEYS: tuple[str, ...] = ("rater", "rater_id", "annotator_index", "annotator_id", "annotator", "worker_id")
-VOTER_KEYS += ("worker", "labeler", "labeller")  # of a vote in any format, the first that says something
+VOTER_KEYS += ("worker", "labeler", "labeller", "evaluator")  # of a vote in any format, the first that says something
 RATER_KEYS = (*VOTER_KEYS, "judge", "evaluation_session_id", "completed_by", "annotator_email")
 LABEL_STUDIO = "label-studio"
 TOOLS = (LABEL_STUDIO, "argilla", "arena", "worker")

@@ -41,7 +41,7 @@ def matching(row: Value) -> list[str]:
     found = exports or [form.name for form in FORMATS.values() if form.matches(row)]
     if "canonical_prompts" in found and answers.are_side_by_side(row):
         found.remove("canonical_prompts")  # a comparison, whatever its columns are called
-    for last in ("canonical_prompts", "votes"):
+    for last in ("canonical_prompts", "votes", "annotated"):
         found = [name for name in found if name != last] or found
     return found
 

@@ -6,6 +6,7 @@ from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
 from tasks.preferences.formats import votes
 from tasks.preferences.formats.building import (
+    MOST_REPLIES,
     PAIRS,
     VOTE,
     Dropped,
@@ -22,7 +23,7 @@ from tasks.preferences.formats.building import (
     vote_of,
 )
 from tasks.preferences.screen import RefusedError
-from tasks.records import Message
+from tasks.records import Message, prompt_key, row_id
 
 _PROMPTS = ("prompt", "question", "instruction", "input")
 _ASKED = (*_PROMPTS, "query", "user_prompt", "messages", "conversation", "trajectory")  # before replies that are texts
@@ -99,6 +100,32 @@ def _agreeing(given: Any, turns: list[Message]) -> list[Message]:
     return turns
 
 
+def pairs_of_lists(row: Value, source: str) -> Found:
+    """`chosen` and `rejected` as lists of replies, as RewardBench 2 has them: each of the one beats each of the other.
+
+    Malik 2025, arXiv:2506.01937. The pairs are one group of weight 1 together; of two on one side nothing is said.
+    """
+    row = _renamed(row)
+    turns = prompt_of(row, first_key(row, _PROMPTS))
+    chosen, rejected = (list(dict.fromkeys(_texts(row, name))) for name in PAIRS[0])
+    if len(chosen) + len(rejected) > MOST_REPLIES:
+        raise RefusedError("range")
+    more = vote_of(row) | {"weight": 1 / (len(chosen) * len(rejected))}
+    if len(chosen) + len(rejected) > 2:
+        more["group"] = row_id(prompt_key(turns), chosen, rejected, more["rater"] or source)
+    return [better(turns, preferred, other, source, **more) for preferred in chosen for other in rejected]
+
+
+def _texts(row: Value, key: str) -> list[str]:
+    """The texts of a list, at least one. Raises RefusedError."""
+    said = row.get(key)
+    if not isinstance(said, list):
+        raise RefusedError("missing_field" if said is None else "type")
+    if not said:
+        raise RefusedError("missing_field")
+    return [text({key: item}, key).strip() for item in said]
+
+
 def sharegpt_pairs(row: Value, source: str) -> Found:
     """`conversations` in ShareGPT's words, then `chosen` and `rejected` as one message each."""
     turns = dialogue.check_prompt(dialogue.messages(row.get("conversations")))
@@ -154,7 +181,12 @@ def _is_hh(row: Value) -> bool:
 
 
 def _is_conversational(row: Value) -> bool:
-    return any(isinstance(row.get(name), list | dict) for name in named_pair(row) or ())
+    return any(isinstance(row.get(name), list | dict) for name in named_pair(row) or ()) and not _is_of_lists(row)
+
+
+def _is_of_lists(row: Value) -> bool:
+    said = [row.get(name) for name in named_pair(row) or ()]
+    return any(said) and all(isinstance(each, list) and all(isinstance(t, str) for t in each) for each in said)
 
 
 def _is_pairs(row: Value) -> bool:
@@ -164,7 +196,7 @@ def _is_pairs(row: Value) -> bool:
         names is not None
         and any(key in row for key in _ASKED)
         and not _is_hh(row)
-        and not (_is_conversational(row) or has(row, "conversations"))
+        and not (_is_conversational(row) or _is_of_lists(row) or has(row, "conversations"))
         and not votes.names_a_side(row, names[0])
     )
 
@@ -180,6 +212,12 @@ FORMATS = (
         _KEYS | {"prompt", "messages", "input"},
         lambda row: _is_conversational(row) and "conversations" not in row,
         pairs_conversational,
+    ),
+    Format(
+        "pairs_of_lists",
+        _KEYS | {*_PROMPTS},
+        lambda row: _is_of_lists(row) and "conversations" not in row,
+        pairs_of_lists,
     ),
     Format(
         "sharegpt_pairs",

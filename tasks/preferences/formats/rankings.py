@@ -1,6 +1,7 @@
 """Rankings of k replies: canonical ones, UltraFeedback's scores, Nectar's ranks, OpenAssistant's trees."""
 
 import re
+from itertools import groupby
 from typing import Any
 
 from tasks.preferences import canonical, dialogue
@@ -21,6 +22,7 @@ from tasks.preferences.formats.building import (
     prompt_of,
     ranking,
 )
+from tasks.preferences.people import person
 from tasks.preferences.screen import RefusedError
 from tasks.records import Message
 
@@ -28,6 +30,7 @@ _LISTS = ("replies", "responses", "answers", "completions", "candidates", "gener
 _RANKS = ("ranks", "ranking", "rankings", "rank", "order")
 _SCORES = ("scores", "rewards", "ratings", "rating")
 _PROMPTS = ("prompt", "instruction", "question", "query", "input")
+_HISTORY = "conversation_history"
 _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -183,6 +186,45 @@ def oasst_tree(row: Value, source: str) -> Found:
     return found or [Dropped("unranked")]
 
 
+def prism(row: Value, source: str) -> Found:
+    """PRISM: a dialogue whose turns hold the replies of several models, of which one was chosen and went on.
+
+    Kirk 2024, arXiv:2404.16019. Replies of a turn are ranked by their scores, where all have one, else the chosen one
+    is better than the others, which are equal.
+    """
+    spoken = row.get(_HISTORY)
+    if not isinstance(spoken, list) or not all(isinstance(turn, dict) for turn in spoken):
+        raise RefusedError("type")
+    rater = person(row.get("user_id"))
+    before: list[Message] = []
+    found: list[Any] = []
+    for _, group in groupby(spoken, key=lambda turn: turn.get("role") == "user"):
+        turns = list(group)
+        if turns[0].get("role") == "user":
+            before += [Message(role="user", content=text(turn, "content")) for turn in turns]
+            continue
+        chosen = [turn for turn in turns if turn.get("if_chosen") is True]
+        if len(turns) > 1:
+            found += _of_turn(before, turns, source, rater)
+        if len(chosen) != 1:
+            break  # nobody knows what the next turn answers
+        before = [*before, Message(role="assistant", content=text(chosen[0], "content"))]
+    return found or [Dropped("unranked")]
+
+
+def _of_turn(turns: list[Message], replies: list[Value], source: str, rater: str | None) -> list[Any]:
+    scores = [reply.get("score") for reply in replies]
+    if all(map(is_number, scores)):
+        ranks = [-float(score) for score in scores if is_number(score)]
+    else:
+        ranks = [float(reply.get("if_chosen") is not True) for reply in replies]
+    try:
+        said = [text(reply, "content") for reply in replies]
+        return list(ranking(dialogue.check_prompt(turns), said, ranks, source, rater=rater))
+    except RefusedError as refused:
+        return [Dropped(refused.reason)]
+
+
 def _ranked(turns: list[Message], replies: list[Value], source: str) -> list[Any]:
     ranked = [
         reply
@@ -258,6 +300,12 @@ FORMATS = (
         frozenset({*_PROMPTS, *CONTEXT, "answers"}),
         lambda row: _has_objects(row.get("answers")) and "rank" in row["answers"][0],
         nectar,
+    ),
+    Format(
+        "prism",
+        frozenset({_HISTORY, "user_id"}),
+        lambda row: _has_objects(row.get(_HISTORY)) and any("if_chosen" in turn for turn in row[_HISTORY]),
+        prism,
     ),
     Format(
         "oasst_messages",

@@ -8,6 +8,7 @@ from tasks.preferences.formats import answers
 from tasks.preferences.formats.building import VOTE, Dropped, Format, Found, Value, compare, prompt_of, sides, vote_of
 from tasks.preferences.people import person
 from tasks.preferences.screen import RefusedError
+from tasks.records import Record
 
 _VERDICTS: tuple[str, ...] = ("choice", "preference", "preferred", "winner", "verdict", "vote", "label", "better")
 _VERDICTS += ("best", "selected", "judgement", "judgment", "annotation", "human_preference")
@@ -28,6 +29,33 @@ def votes(row: Value, source: str) -> Found:
     more = vote_of(row)
     more["rater"] = more["rater"] or (person(judge) if isinstance(judge, str) else None)
     return [compare(turns, reply_a, reply_b, choice, source, **more)]
+
+
+def annotated(row: Value, source: str) -> Found:
+    """Two replies, and lists of what each of several people said of them, as MultiPref has them.
+
+    Miranda 2024, arXiv:2410.19133. An annotation is read as a row of `votes` that has it beside the replies.
+    """
+    found: list[Record | Dropped] = []
+    shown = {name: value for name, value in row.items() if name not in VOTE}
+    for said in _annotations(row):
+        vote = {name: value for name, value in said.items() if name in VOTE}
+        try:
+            found += votes(shown | vote | {"choice": said[_verdict_in(said) or ""]}, source)
+        except RefusedError as refused:
+            found.append(Dropped(refused.reason))
+    return found
+
+
+def _annotations(row: Value) -> list[Value]:
+    """Every object in a list of those that hold a verdict."""
+    lists = [value for value in row.values() if isinstance(value, list)]
+    told = [value for value in lists if all(isinstance(said, dict) and _verdict_in(said) for said in value)]
+    return [said for value in told for said in value]
+
+
+def _verdict_in(said: Value) -> str | None:
+    return next((key for key in (*_VERDICTS, "overall_pref", "overall_preference") if key in said), None)
 
 
 def names_a_side(row: Value, key: str) -> bool:
@@ -80,6 +108,18 @@ FORMATS = (
             and answers.side_columns(row) is not None
         ),
         votes,
+        any_fields=True,
+    ),
+    Format(
+        "annotated",
+        VOTE | {*answers.PROMPTS},
+        lambda row: (
+            _first(row, answers.PROMPTS) is not None
+            and verdict_of(row) is None
+            and answers.side_columns(row) is not None
+            and bool(_annotations(row))
+        ),
+        annotated,
         any_fields=True,
     ),
 )

@@ -323,6 +323,55 @@ LIKED: dict[str, tuple[dict[str, Any], bool]] = {
     "whole": ({"completion": [USER, HELLO], "label": True}, True),
 }
 
+REWARD_BENCH = {
+    "id": "12",
+    "prompt": "Hi",
+    "chosen": ["Hello."],
+    "rejected": ["Go."],
+    "num_correct": 1,
+    "num_incorrect": 1,
+    "total_completions": 2,
+    "models": ["m1", "m2"],
+    "subset": "Factuality",
+    "additional_metadata": {"category": None},
+}
+MULTIPREF = {
+    "comparison_id": "c1",
+    "prompt_id": "p1",
+    "text": "Hi",
+    "source": "wildchat",
+    "category": "Brainstorm",
+    "completion_a": "Go.",
+    "completion_b": "Hello.",
+    "model_a": "tulu-2-7b",
+    "model_b": "gpt-4",
+    "normal_worker_annotations": [
+        {
+            "evaluator": "ann",
+            "helpful_pref": "A-is-slightly-better",
+            "helpful_reasons": ["follows instructions"],
+            "overall_pref": "B-is-clearly-better",
+            "overall_confidence": "fairly-confident",
+            "time_spent": 41,
+            "timestamp": "2024-05-11T10:00:00Z",
+        }
+    ],
+    "expert_worker_annotations": [{"evaluator": "bob", "helpful_pref": "Tie", "overall_pref": None}],
+}
+PRISM = {
+    "conversation_id": "c0",
+    "user_id": "user7",
+    "conversation_type": "unguided",
+    "opening_prompt": "Hi",
+    "conversation_turns": 1,
+    "conversation_history": [
+        {"content": "Hi", "if_chosen": None, "role": "user", "score": None, "turn": 0, "within_turn_id": 0},
+        {"content": "Go.", "if_chosen": False, "role": "model", "score": 20, "turn": 0, "within_turn_id": 0},
+        {"content": "Hello.", "if_chosen": True, "role": "model", "score": 80, "turn": 0, "within_turn_id": 1},
+    ],
+    "performance_attributes": {"values": 51},
+    "open_feedback": "Fine.",
+}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "canonical_feedback": {"prompt": "Hi", "reply": "Hello.", "desirable": True, "signal": "upvote"},
     "sharegpt_pairs": {
@@ -330,7 +379,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "chosen": {"from": "gpt", "value": "Hello."},
         "rejected": {"from": "gpt", "value": "Go."},
     },
+    "pairs_of_lists": REWARD_BENCH,
     "rankings": RANKINGS,
+    "prism": PRISM,
     "nectar": NECTAR,
     "oasst_messages": OASST,
     "oasst_tree": TREE,
@@ -343,6 +394,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "helpsteer_preference": HELPSTEER2_PREFERENCE,
     "helpsteer": HELPSTEER,
     "votes": VOTES,
+    "annotated": MULTIPREF,
     "sharegpt": SHAREGPT,
     "alpaca": ALPACA_DEMO,
     "prompt_completion": {"prompt": "Hi", "completion": "Hello."},

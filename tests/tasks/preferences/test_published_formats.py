@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tasks.preferences import people
 from tasks.preferences.formats import FORMATS, Dropped, detect
 from tasks.preferences.people import person
 from tasks.preferences.screen import BadFileError, RefusedError
@@ -828,3 +829,84 @@ def test_strengths_that_may_be_numbers_of_replies_are_asked_about() -> None:
     assert detect(rows[:7], "rows.jsonl").name == "helpsteer_preference"  # too few to tell
     rows[3] = rows[3] | {"preference_strength": -1}
     assert detect(rows, "rows.jsonl").name == "helpsteer_preference"
+
+
+def test_each_chosen_of_a_list_beats_each_rejected_and_nothing_is_said_within_a_side() -> None:
+    row = {**examples.REWARD_BENCH, "chosen": ["A", "B", "A"], "rejected": ["C", "D"]}
+    found = convert("pairs_of_lists", row)
+    lost = [record.reply_b if record.choice == "a" else record.reply_a for record in found]
+    assert [(won(record), other) for record, other in zip(found, lost, strict=True)] == [
+        ("A", "C"),
+        ("A", "D"),
+        ("B", "C"),
+        ("B", "D"),
+    ]
+    assert {record.weight for record in found} == {0.25}
+    assert len({record.group for record in found}) == 1
+    assert convert("pairs_of_lists", examples.REWARD_BENCH)[0].group is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rejected": []}, "missing_field"),
+        ({"rejected": ["Go.", ""]}, "empty_text"),
+        ({"chosen": ["Go."]}, "identical_pair"),
+        ({"chosen": [str(n) for n in range(64)]}, "range"),
+    ],
+)
+def test_lists_that_are_no_pairs_are_refused(change: dict[str, Any], reason: str) -> None:
+    row = {**examples.REWARD_BENCH, **change}
+    assert detect([row], "f").name == "pairs_of_lists"
+    with pytest.raises(RefusedError) as refused:
+        convert("pairs_of_lists", row)
+    assert refused.value.reason == reason
+
+
+def test_every_annotation_is_a_vote_of_its_own() -> None:
+    said = ["A-is-clearly-better", "B-is-slightly-better", "Tie", None, "A-is-purple"]
+    notes = [{"evaluator": f"w{n}", "overall_pref": word} for n, word in enumerate(said)]
+    row = {**examples.MULTIPREF, "normal_worker_annotations": notes[:2], "expert_worker_annotations": notes[2:]}
+    votes = convert("annotated", row)
+    assert [vote.reason if isinstance(vote, Dropped) else (vote.rater, vote.choice) for vote in votes] == [
+        ("w0", "a"),
+        ("w1", "b"),
+        ("w2", "tie"),
+        "unanswered",
+        "bad_label",
+    ]
+    assert {(vote.reply_a, vote.reply_b) for vote in votes[:3]} == {("Go.", "Hello.")}
+
+
+def test_a_verdict_over_all_annotations_is_the_vote() -> None:
+    assert detect([examples.MULTIPREF | {"preference": "a"}], "f").name == "votes"
+
+
+def test_a_dialogue_goes_on_from_the_chosen_reply_and_every_turn_is_ranked() -> None:
+    def turn(role: str, said: str, chosen: bool | None = None, score: int | None = None) -> dict[str, Any]:
+        return {"role": role, "content": said, "if_chosen": chosen, "score": score}
+
+    history = [
+        turn("user", "Hi"),
+        turn("model", "Go.", False, 3),
+        turn("model", "Hello.", True, 90),
+        turn("model", "Hey.", False, 90),
+        turn("user", "Who are you?"),
+        turn("model", "A model.", True),
+        turn("model", "Nobody.", False),
+    ]
+    found = convert("prism", examples.PRISM | {"conversation_history": history})
+    assert [("tie" if record.choice == "tie" else won(record), len(record.prompt)) for record in found] == [
+        ("Hello.", 1),
+        ("Hey.", 1),
+        ("tie", 1),
+        ("A model.", 3),
+    ]
+    assert [turn["content"] for turn in found[-1].prompt] == ["Hi", "Hello.", "Who are you?"]
+    assert {record.rater for record in found} == {"user7"}
+    nobody = [dict(turn, if_chosen=False) for turn in history]
+    assert len(convert("prism", examples.PRISM | {"conversation_history": nobody})) == 3  # of the first turn alone
+
+
+def test_whoever_opts_out_is_known_as_an_evaluator() -> None:
+    assert "ann" in set(people.everyone(examples.MULTIPREF))
