@@ -40,6 +40,7 @@ def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
         "contract": {name: reports["validate"]["metrics"].get(name, {}) for name in DATASETS},
         "taxonomy": reports["validate"]["metrics"].get("taxonomy", []),
         "holds": reports["validate"]["metrics"].get("holds", {}),
+        "looked_for": _looked_for(reports["ingest"]["metrics"]),
         "bounds": _bounds(reports["validate"]),
         "prepared": reports["prepare"]["metrics"],
         "raters": _read(data / "raters.json"),
@@ -83,6 +84,31 @@ def _bounds(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
     )
     return [dict(zip(("asked", "value", "wanted"), row, strict=True)) for row in rows]
+
+
+def _looked_for(found: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What every row was searched for, and how often it was found: none is said, too."""
+    refused, noticed = found["quarantined"], found["warnings"]
+    among = found.get("consistency", {})
+    return [
+        ("Votes that repeat one, as it stood or with its sides swapped", _sum(refused, _REPEATED)),
+        ("Votes that nearly repeat one of the same rater", _sum(refused, ("near_duplicate",))),
+        ("Votes that another one of the same rater contradicts", _sum(refused, ("self_contradiction",))),
+        ("Pairs of replies that were decided both ways; they stay", _sum(among, ("disagreements",))),
+        ("Prompts over whose replies votes run in a circle; they stay", _sum(among, ("cyclic_prompts",))),
+        ("Rows whose prompt resembles some on both sides of the split", _sum(refused, ("cluster_bridge",))),
+        ("Rows near to, or holding, what models are judged by", _sum(refused, ("contamination",))),
+        ("Rows refused for personal data or secrets", _sum(refused, _PRIVATE)),
+        ("Rows in which personal data was replaced", _sum(noticed, ("pii_redacted",))),
+    ]
+
+
+_REPEATED = ("exact_duplicate", "duplicate_swapped")
+_PRIVATE = ("secret", "pii_dense")
+
+
+def _sum(counts: Mapping[str, int], names: Sequence[str]) -> int:
+    return sum(counts.get(name, 0) for name in names)
 
 
 def _released(shards: Sequence[Mapping[str, Any]], releases: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

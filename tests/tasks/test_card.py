@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 from collections import Counter
 from contextlib import closing
 from html.parser import HTMLParser
@@ -45,7 +46,8 @@ def data(tmp_path: Path) -> Path:
     ingest = {
         "input": 510,
         "accepted": 500,
-        "quarantined": {"total": 10, "type": 10},
+        "quarantined": {"total": 10, "type": 3, "exact_duplicate": 4, "duplicate_swapped": 1, "secret": 2},
+        "consistency": {"disagreements": 6, "cyclic_prompts": 0},
         "requeued": 77,
         "warnings": {"pii_redacted": 3},
         "sources": {HOSTILE: source},
@@ -73,6 +75,16 @@ def data(tmp_path: Path) -> Path:
 def run(data: Path) -> dict[str, Any]:
     with closing(FileTracker("card", data)) as tracker:
         return card.run(card.Params(num_sampled=1000), data, tracker)
+
+
+def test_what_was_looked_for_is_told_though_nothing_was_found(data: Path) -> None:
+    run(data)
+    page = (data / "card.html").read_text()
+    table = page[page.index("What was looked for") :]
+    found = re.findall(r'<th scope="row">([^<]*)</th><td class="r">([0-9]+)</td>', table[: table.index("</table>")])
+    assert [int(count) for _, count in found] == [5, 0, 0, 6, 0, 0, 0, 2, 3]
+    assert "decided both ways" in found[3][0]
+    assert "replaced" in found[-1][0]
 
 
 def test_its_figures_are_those_of_the_data(data: Path) -> None:
@@ -137,7 +149,7 @@ def test_the_same_data_gives_the_same_bytes_and_tables_to_plot(data: Path) -> No
         rows = list(csv.DictReader(file))
     assert 0.9 < sum(float(row["preferred"]) for row in rows) <= 1.001
     with (data / "card/counts.csv").open(newline="") as file:
-        assert {row["what"]: row["rows"] for row in csv.DictReader(file)}["quarantined: type"] == "10"
+        assert {row["what"]: row["rows"] for row in csv.DictReader(file)}["quarantined: type"] == "3"
 
 
 def test_divergence_is_that_of_scipy() -> None:
