@@ -189,8 +189,8 @@ def oasst_tree(row: Value, source: str) -> Found:
 def prism(row: Value, source: str) -> Found:
     """PRISM: a dialogue whose turns hold the replies of several models, of which one was chosen and went on.
 
-    Kirk 2024, arXiv:2404.16019. Replies of a turn are ranked by their scores, where all have one, else the chosen one
-    is better than the others, which are equal.
+    Kirk 2024, arXiv:2404.16019. Replies of a turn are ranked by their scores, where all have one; of equal ones, or
+    without scores, the chosen one is better than the others, which are equal.
     """
     spoken = row.get(_HISTORY)
     if not isinstance(spoken, list) or not all(isinstance(turn, dict) for turn in spoken):
@@ -213,11 +213,11 @@ def prism(row: Value, source: str) -> Found:
 
 
 def _of_turn(turns: list[Message], replies: list[Value], source: str, rater: str | None) -> list[Any]:
-    scores = [reply.get("score") for reply in replies]
-    if all(map(is_number, scores)):
-        ranks = [-float(score) for score in scores if is_number(score)]
-    else:
-        ranks = [float(reply.get("if_chosen") is not True) for reply in replies]
+    scores = [score for reply in replies if is_number(score := reply.get("score"))]
+    scores = scores if len(scores) == len(replies) else [0] * len(replies)
+    keys = [(-score, reply.get("if_chosen") is not True) for score, reply in zip(scores, replies, strict=True)]
+    order = sorted({*keys})
+    ranks = [float(order.index(key)) for key in keys]
     try:
         said = [text(reply, "content") for reply in replies]
         return list(ranking(dialogue.check_prompt(turns), said, ranks, source, rater=rater))

@@ -891,6 +891,7 @@ def test_a_dialogue_goes_on_from_the_chosen_reply_and_every_turn_is_ranked() -> 
         turn("model", "Go.", False, 3),
         turn("model", "Hello.", True, 90),
         turn("model", "Hey.", False, 90),
+        turn("model", "Yo.", False, 3),
         turn("user", "Who are you?"),
         turn("model", "A model.", True),
         turn("model", "Nobody.", False),
@@ -899,13 +900,16 @@ def test_a_dialogue_goes_on_from_the_chosen_reply_and_every_turn_is_ranked() -> 
     assert [("tie" if record.choice == "tie" else won(record), len(record.prompt)) for record in found] == [
         ("Hello.", 1),
         ("Hey.", 1),
-        ("tie", 1),
+        ("tie", 1),  # Go and Yo
+        ("Hello.", 1),
+        ("Hello.", 1),
+        ("Hey.", 1),
         ("A model.", 3),
     ]
     assert [turn["content"] for turn in found[-1].prompt] == ["Hi", "Hello.", "Who are you?"]
     assert {record.rater for record in found} == {"user7"}
     nobody = [dict(turn, if_chosen=False) for turn in history]
-    assert len(convert("prism", examples.PRISM | {"conversation_history": nobody})) == 3  # of the first turn alone
+    assert len(convert("prism", examples.PRISM | {"conversation_history": nobody})) == 6  # of the first turn alone
 
 
 def test_whoever_opts_out_is_known_as_an_evaluator() -> None:
