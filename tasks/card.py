@@ -88,27 +88,25 @@ def _bounds(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _looked_for(found: Mapping[str, Any]) -> list[tuple[str, int]]:
     """What every row was searched for, and how often it was found: none is said, too."""
-    refused, noticed = found["quarantined"], found["warnings"]
-    among = found.get("consistency", {})
-    return [
-        ("Votes that repeat one, as it stood or with its sides swapped", _sum(refused, _REPEATED)),
-        ("Votes that nearly repeat one of the same rater", _sum(refused, ("near_duplicate",))),
-        ("Votes that another one of the same rater contradicts", _sum(refused, ("self_contradiction",))),
-        ("Pairs of replies that were decided both ways; they stay", _sum(among, ("disagreements",))),
-        ("Prompts over whose replies votes run in a circle; they stay", _sum(among, ("cyclic_prompts",))),
-        ("Rows whose prompt resembles some on both sides of the split", _sum(refused, ("cluster_bridge",))),
-        ("Rows near to, or holding, what models are judged by", _sum(refused, ("contamination",))),
-        ("Rows refused for personal data or secrets", _sum(refused, _PRIVATE)),
-        ("Rows in which personal data was replaced", _sum(noticed, ("pii_redacted",))),
-    ]
+    return [(what, sum(found.get(part, {}).get(name, 0) for name in names)) for what, part, *names in _LOOKED_FOR]
 
 
-_REPEATED = ("exact_duplicate", "duplicate_swapped")
-_PRIVATE = ("secret", "pii_dense")
-
-
-def _sum(counts: Mapping[str, int], names: Sequence[str]) -> int:
-    return sum(counts.get(name, 0) for name in names)
+_LOOKED_FOR = (  # where the report of ingest counts it, and under which names
+    (
+        "Votes that repeat one, as it stood or swapped",
+        "quarantined",
+        "exact_duplicate",
+        "duplicate_swapped",
+    ),
+    ("Votes that nearly repeat one of the same rater", "quarantined", "near_duplicate"),
+    ("Votes that another one of the same rater contradicts", "quarantined", "self_contradiction"),
+    ("Pairs of replies that were decided both ways; they stay", "consistency", "disagreements"),
+    ("Prompts over whose replies votes run in a circle; they stay", "consistency", "cyclic_prompts"),
+    ("Rows whose prompt resembles some on both sides of the split", "quarantined", "cluster_bridge"),
+    ("Rows near to, or holding, what models are judged by", "quarantined", "contamination"),
+    ("Rows refused for personal data or secrets", "quarantined", "secret", "pii_dense"),
+    ("Rows in which personal data was replaced", "warnings", "pii_redacted"),
+)
 
 
 def _released(shards: Sequence[Mapping[str, Any]], releases: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

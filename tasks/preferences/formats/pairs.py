@@ -1,12 +1,12 @@
 """Pairs in which the better reply is named: HH-RLHF, prompt/chosen/rejected in three shapes, AlpacaEval."""
 
+from dataclasses import replace
 from typing import Any
 
 from tasks.preferences import dialogue
 from tasks.preferences.dialogue import text
 from tasks.preferences.formats import votes
 from tasks.preferences.formats.building import (
-    MOST_REPLIES,
     PAIRS,
     VOTE,
     Dropped,
@@ -20,10 +20,11 @@ from tasks.preferences.formats.building import (
     is_number,
     named_pair,
     prompt_of,
+    ranking,
     vote_of,
 )
 from tasks.preferences.screen import RefusedError
-from tasks.records import Message, prompt_key, row_id
+from tasks.records import Message, Preference
 
 _PROMPTS = ("prompt", "question", "instruction", "input")
 _ASKED = (*_PROMPTS, "query", "user_prompt", "messages", "conversation", "trajectory")  # before replies that are texts
@@ -107,13 +108,12 @@ def pairs_of_lists(row: Value, source: str) -> Found:
     """
     row = _renamed(row)
     turns = prompt_of(row, first_key(row, _PROMPTS))
-    chosen, rejected = (list(dict.fromkeys(_texts(row, name))) for name in PAIRS[0])
-    if len(chosen) + len(rejected) > MOST_REPLIES:
-        raise RefusedError("range")
-    more = vote_of(row) | {"weight": 1 / (len(chosen) * len(rejected))}
-    if len(chosen) + len(rejected) > 2:
-        more["group"] = row_id(prompt_key(turns), chosen, rejected, more["rater"] or source)
-    return [better(turns, preferred, other, source, **more) for preferred in chosen for other in rejected]
+    chosen, rejected = (_texts(row, name) for name in PAIRS[0])
+    more = vote_of(row) | ({"group": None} if len(chosen) == len(rejected) == 1 else {})
+    ranked = ranking(turns, chosen + rejected, [0] * len(chosen) + [1] * len(rejected), source, **more)
+    pairs = [pair for pair in ranked if isinstance(pair, Preference) and pair.choice != "tie"]
+    dropped = [pair for pair in ranked if isinstance(pair, Dropped)]
+    return [*(replace(pair, weight=1 / len(pairs)) for pair in pairs), *dropped]
 
 
 def _texts(row: Value, key: str) -> list[str]:

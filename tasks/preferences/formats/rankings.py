@@ -1,4 +1,4 @@
-"""Rankings of k replies: canonical ones, UltraFeedback's scores, Nectar's ranks, OpenAssistant's trees."""
+"""Rankings of replies: canonical ones, UltraFeedback's scores, Nectar's ranks, PRISM, OpenAssistant's trees."""
 
 import re
 from itertools import groupby
@@ -304,7 +304,10 @@ FORMATS = (
     Format(
         "prism",
         frozenset({_HISTORY, "user_id"}),
-        lambda row: _has_objects(row.get(_HISTORY)) and any("if_chosen" in turn for turn in row[_HISTORY]),
+        lambda row: (
+            _has_objects(row.get(_HISTORY))
+            and any("if_chosen" in turn for turn in row[_HISTORY] if isinstance(turn, dict))
+        ),
         prism,
     ),
     Format(

@@ -44,7 +44,7 @@ def annotated(row: Value, source: str) -> Found:
             found += votes(shown | vote | {"choice": said[_verdict_in(said) or ""]}, source)
         except RefusedError as refused:
             found.append(Dropped(refused.reason))
-    return found
+    return found or [Dropped("unanswered")]
 
 
 def _annotations(row: Value) -> list[Value]:

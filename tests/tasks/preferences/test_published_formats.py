@@ -833,7 +833,8 @@ def test_strengths_that_may_be_numbers_of_replies_are_asked_about() -> None:
 
 def test_each_chosen_of_a_list_beats_each_rejected_and_nothing_is_said_within_a_side() -> None:
     row = {**examples.REWARD_BENCH, "chosen": ["A", "B", "A"], "rejected": ["C", "D"]}
-    found = convert("pairs_of_lists", row)
+    *found, again = convert("pairs_of_lists", row)
+    assert again == Dropped("repeated_reply")
     lost = [record.reply_b if record.choice == "a" else record.reply_a for record in found]
     assert [(won(record), other) for record, other in zip(found, lost, strict=True)] == [
         ("A", "C"),
@@ -863,6 +864,23 @@ def test_lists_that_are_no_pairs_are_refused(change: dict[str, Any], reason: str
     assert refused.value.reason == reason
 
 
+def test_a_reply_on_both_sides_says_nothing_and_the_others_stay() -> None:
+    row = {**examples.REWARD_BENCH, "chosen": ["A", "B"], "rejected": ["B", "C"]}
+    pairs = [pair for pair in convert("pairs_of_lists", row) if isinstance(pair, Preference)]
+    assert {won(pair) for pair in pairs} == {"A"}
+    assert sum(pair.weight for pair in pairs) == 1
+
+
+@pytest.mark.parametrize("turn", [3, None, "said", ["if_chosen"]])
+def test_a_turn_that_is_no_object_is_refused(turn: Any) -> None:
+    spoken = [{"role": "user", "content": "Hi"}, turn, *examples.PRISM["conversation_history"]]
+    row = examples.PRISM | {"conversation_history": spoken}
+    assert detect([row], "f").name == "prism"
+    with pytest.raises(RefusedError) as refused:
+        convert("prism", row)
+    assert refused.value.reason == "type"
+
+
 def test_every_annotation_is_a_vote_of_its_own() -> None:
     said = ["A-is-clearly-better", "B-is-slightly-better", "Tie", None, "A-is-purple"]
     notes = [{"evaluator": f"w{n}", "overall_pref": word} for n, word in enumerate(said)]
@@ -876,6 +894,11 @@ def test_every_annotation_is_a_vote_of_its_own() -> None:
         "bad_label",
     ]
     assert {(vote.reply_a, vote.reply_b) for vote in votes[:3]} == {("Go.", "Hello.")}
+
+
+def test_replies_that_nobody_has_looked_at_yet_are_unanswered() -> None:
+    row = {**examples.MULTIPREF, "normal_worker_annotations": [], "expert_worker_annotations": None}
+    assert convert("annotated", row) == [Dropped("unanswered")]
 
 
 def test_a_verdict_over_all_annotations_is_the_vote() -> None:
