@@ -3,7 +3,7 @@
 Shape suffixes: B rows, T reply tokens (padded right), N reply tokens of all rows end to end, D hidden, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from tasks.rlhf.checkpoint import Checkpoints
+
+# Rows of one prompt that stand in one batch side by side, to be packed into one row: its mask, and what is computed
+# behind it, grow with the square, and a step of training shall hold many prompts.
+TOGETHER = 4
 
 
 class Tracker(Protocol):
@@ -199,6 +203,24 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
     for number, row in enumerate(rows):
         out[number, : len(row)] = row
     return torch.from_numpy(out)
+
+
+def side_by_side(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Places of equal keys, at most TOGETHER in a group; groups in the order of their first places."""
+    by_key: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        by_key.setdefault(key, []).append(place)
+    return sorted(
+        found[start : start + TOGETHER] for found in by_key.values() for start in range(0, len(found), TOGETHER)
+    )
+
+
+def group_batches(
+    groups: Sequence[Sequence[int]], lengths: Sequence[int], budget: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """`token_batches` of groups of rows, none of which is torn: a batch holds the rows of its groups, one by one."""
+    sizes = [sum(lengths[row] for row in group) for group in groups]
+    return [np.concatenate([groups[i] for i in batch]) for batch in token_batches(sizes, budget, generator)]
 
 
 def token_batches(lengths: Sequence[int], budget: int, generator: np.random.Generator) -> list[np.ndarray]:

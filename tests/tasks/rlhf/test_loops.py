@@ -4,6 +4,7 @@ import contextlib
 import copy
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -109,6 +110,37 @@ def test_token_batches_hold_every_row_once_within_the_budget():
     assert all(len(b) * max(lengths[i] for i in b) <= 200 for b in batches)
     padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
     assert padded < 1.15 * sum(lengths)
+
+
+def test_rows_with_one_key_stand_side_by_side_in_one_step(tiny_model):
+    """Sixty rows in no order, of keys that one, three and seven of them share: at most four of a key together."""
+    shared = [key for key, count in enumerate([1, 3, 7] * 5) for _ in range(count)]
+    keys = [shared[i] for i in np.random.default_rng(3).permutation(len(shared))]
+    rows = [Example([4 + key], [30 + number % 10, 30 + number // 10, 1]) for number, key in enumerate(keys)]
+
+    def seen(**options):
+        steps = []
+        train_on_dataset(
+            tiny_model,
+            rows,
+            reply_nll(tiny_model),
+            lambda row: 1.0,
+            DatasetOptions(lr=1e-3, num_epochs=1, batch_tokens=48),
+            0,
+            Recorder(),
+            before_step=lambda batch: steps.append([rows.index(row) for row in batch]),
+            **options,
+        )
+        return steps
+
+    steps = seen(together=lambda row: tuple(row.prompt_ids))
+    assert sorted(i for step in steps for i in step) == list(range(len(rows)))  # each once
+    runs = [(key, len(list(run))) for step in steps for key, run in groupby(step, lambda i: keys[i])]
+    for key in set(keys):
+        sizes = sorted(size for k, size in runs if k == key)
+        assert sizes in {1: [[1]], 3: [[3]], 7: [[3, 4], [7]]}[keys.count(key)]  # seven: two groups, perhaps neighbours
+    assert len(steps) > 4
+    assert seen() == seen(together=lambda row: id(row)) != steps
 
 
 def test_warmup_then_cosine():
