@@ -125,8 +125,9 @@ def _measured_together(examples: Sequence[Example], batch_tokens: int | None) ->
     """Batches of places in `examples`, at most so many tokens each; replies to one prompt stand side by side in one, so
     that it is read once for them (packing.py)."""
     groups = side_by_side([tuple(example.prompt_ids) for example in examples])
-    lengths = [example.length for example in examples]
-    return group_batches(groups, lengths, batch_tokens or measured_tokens(), np.random.default_rng(0))
+    return group_batches(
+        groups, [e.examples for e in examples], batch_tokens or measured_tokens(), np.random.default_rng(0)
+    )
 
 
 def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:

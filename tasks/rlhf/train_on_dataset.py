@@ -11,12 +11,15 @@ import numpy as np
 import torch
 
 from tasks.rlhf import ranks
-from tasks.rlhf.batch import LossOutput, Tracker, group_batches, side_by_side
+from tasks.rlhf.batch import Example, LossOutput, Tracker, group_batches, side_by_side
 from tasks.rlhf.master_weights import GradientSums, MasterAdamW
 from tasks.rlhf.options import DatasetOptions, OptimizerOptions
 
 
 class Row(Protocol):
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
     @property
     def length(self) -> int: ...
 
@@ -55,9 +58,9 @@ def train_on_dataset(
     generator = np.random.default_rng(seed)
     if rows and not (rows := [row for row in rows if weight(row) > 0]):  # a step of nothing else has no mean
         raise ValueError("every row to learn from has a weight of 0; check confidence and weights of data/raw")
-    lengths = [row.length for row in rows]
+    examples = [row.examples for row in rows]
     groups = side_by_side([i if together is None else together(row) for i, row in enumerate(rows)])
-    epochs = [group_batches(groups, lengths, options.batch_tokens, generator) for _ in range(options.num_epochs)]
+    epochs = [group_batches(groups, examples, options.batch_tokens, generator) for _ in range(options.num_epochs)]
     steps = [batch for epoch in epochs for batch in epoch]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = new_optimizer(parameters, options)
