@@ -45,10 +45,6 @@ class Solution:
             )
 
     @property
-    def examples(self) -> tuple[Example, ...]:
-        return (self.example,)
-
-    @property
     def length(self) -> int:
         return self.example.length
 
