@@ -92,12 +92,7 @@ def _looked_for(found: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 _LOOKED_FOR = (  # where the report of ingest counts it, and under which names
-    (
-        "Votes that repeat one, as it stood or swapped",
-        "quarantined",
-        "exact_duplicate",
-        "duplicate_swapped",
-    ),
+    ("Votes that repeat one, as it stood or swapped", "quarantined", "exact_duplicate", "duplicate_swapped"),
     ("Votes that nearly repeat one of the same rater", "quarantined", "near_duplicate"),
     ("Votes that another one of the same rater contradicts", "quarantined", "self_contradiction"),
     ("Pairs of replies that were decided both ways; they stay", "consistency", "disagreements"),
