@@ -26,6 +26,10 @@ class Feedback:
     planted: bool = False  # by the canary: learned from, and counted in no figure
 
     @property
+    def examples(self) -> tuple[Example, ...]:
+        return (self.example,)
+
+    @property
     def length(self) -> int:
         return self.example.length
 

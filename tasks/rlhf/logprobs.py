@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tasks.rlhf import packing, ranks
-from tasks.rlhf.batch import Example, LossOutput, token_batches
+from tasks.rlhf.batch import Example, LossOutput, group_batches, side_by_side
 
 # Rows of logits held at once. One chunk of fp32 logits over a vocabulary of 150k is then about 0.6 GB.
 CHUNK = 1024
-# Replies to one prompt that are measured in one row: their mask, and what is computed behind it, grow with the square.
-TOGETHER = 4
 # Tokens of a forward pass that only measures. On a CPU larger tensors fall out of its caches, and their memory is new
 # every time: the same pass over real dialogues takes half as long again with 16384.
 MEASURED = {"cpu": 2048, "cuda": 16384}
@@ -126,15 +124,10 @@ def measured_tokens() -> int:
 def _measured_together(examples: Sequence[Example], batch_tokens: int | None) -> list[np.ndarray]:
     """Batches of places in `examples`, at most so many tokens each; replies to one prompt stand side by side in one, so
     that it is read once for them (packing.py)."""
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
-    for place, example in enumerate(examples):
-        by_prompt.setdefault(tuple(example.prompt_ids), []).append(place)
-    groups = [
-        found[start : start + TOGETHER] for found in by_prompt.values() for start in range(0, len(found), TOGETHER)
-    ]
-    sizes = [sum(examples[place].length for place in group) for group in groups]
-    batches = token_batches(sizes, batch_tokens or measured_tokens(), np.random.default_rng(0))
-    return [np.concatenate([groups[number] for number in batch]) for batch in batches]
+    groups = side_by_side([tuple(example.prompt_ids) for example in examples])
+    return group_batches(
+        groups, [e.examples for e in examples], batch_tokens or measured_tokens(), np.random.default_rng(0)
+    )
 
 
 def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,10 @@ class Verdict:
     planted: bool = False  # by the canary: learned from, and counted nowhere
 
     @property
+    def examples(self) -> tuple[Example, ...]:
+        return (self.example,)
+
+    @property
     def length(self) -> int:
         return self.example.length
 

@@ -45,6 +45,10 @@ class Solution:
             )
 
     @property
+    def examples(self) -> tuple[Example, ...]:
+        return (self.example,)
+
+    @property
     def length(self) -> int:
         return self.example.length
 

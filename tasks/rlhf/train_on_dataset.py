@@ -3,7 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 
 from tasks.rlhf import ranks
-from tasks.rlhf.batch import LossOutput, Tracker, token_batches
+from tasks.rlhf.batch import Example, LossOutput, Tracker, group_batches, side_by_side
 from tasks.rlhf.master_weights import GradientSums, MasterAdamW
 from tasks.rlhf.options import DatasetOptions, OptimizerOptions
 
 
 class Row(Protocol):
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
     @property
     def length(self) -> int: ...
 
@@ -34,6 +37,7 @@ def train_on_dataset(
     tracker: Tracker,
     before_step: Callable[[list[R]], None] | None = None,
     is_counted: Callable[[R], bool] = lambda row: True,
+    together: Callable[[R], Hashable] | None = None,
 ) -> None:
     """Minimise the weighted mean of `loss` over `rows`, in place.
 
@@ -41,8 +45,9 @@ def train_on_dataset(
     change nothing, nor do several processes (ranks.py): each computes `loss` on its share of a step's rows.
     `before_step` sees all of them before `loss` sees any. Rows that are not counted are learned from, but take no part
     in the metrics that are logged, other than the loss; those of weight 0 take part in nothing. The order of rows is
-    drawn from `seed`, apart from the model's own draws. Checkpoints fall between two optimiser steps; an interrupted
-    run ends with the weights, figures and draws of one that was not. ValueError where no row has a weight.
+    drawn from `seed`, apart from the model's own draws; rows that `together` gives the same key stand side by side in
+    one step (batch.py). Checkpoints fall between two optimiser steps; an interrupted run ends with the
+    weights, figures and draws of one that was not. ValueError where no row has a weight.
     """
     group = ranks.current()
     if group.sharded:
@@ -53,8 +58,9 @@ def train_on_dataset(
     generator = np.random.default_rng(seed)
     if rows and not (rows := [row for row in rows if weight(row) > 0]):  # a step of nothing else has no mean
         raise ValueError("every row to learn from has a weight of 0; check confidence and weights of data/raw")
-    lengths = [row.length for row in rows]
-    epochs = [token_batches(lengths, options.batch_tokens, generator) for _ in range(options.num_epochs)]
+    examples = [row.examples for row in rows]
+    groups = side_by_side([i if together is None else together(row) for i, row in enumerate(rows)])
+    epochs = [group_batches(groups, examples, options.batch_tokens, generator) for _ in range(options.num_epochs)]
     steps = [batch for epoch in epochs for batch in epoch]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = new_optimizer(parameters, options)

@@ -94,6 +94,7 @@ def train_on_feedback(
         tracker,
         before_step=measure,
         is_counted=lambda row: not row.planted,
+        together=lambda row: tuple(row.example.prompt_ids),  # which is then read once for them (packing.py)
     )
     policy.eval()
 

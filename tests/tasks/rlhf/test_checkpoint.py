@@ -31,7 +31,7 @@ from tests.tasks.rlhf.test_loops import data, pairs
 from tests.tasks.rlhf.test_train_on_rollouts import POLICIES, PROMPTS, learner, likes_sevens, section
 
 STEPS = 8
-OPTIONS = DatasetOptions(num_epochs=2, lr=1e-3, batch_tokens=128)
+OPTIONS = DatasetOptions(num_epochs=2, lr=1e-3, batch_tokens=96)
 WALL_CLOCK = ("seconds", "phases", "telemetry")
 
 

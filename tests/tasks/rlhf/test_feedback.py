@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from tasks.records import write_table
-from tasks.rlhf import algorithms, feedback
+from tasks.rlhf import algorithms, feedback, train_on_feedback
 from tasks.rlhf.batch import Example, Pair
 from tasks.rlhf.logprobs import reply_sums, token_logprobs
 from tasks.rlhf.preference import kto
-from tasks.rlhf.train_on_feedback import train_on_feedback
 from tests.tasks.rlhf.test_loops import Recorder, pairs
 
 SECTION = {"beta": 0.1, "lr": 1e-3, "num_epochs": 1, "batch_tokens": 10**6}
@@ -37,7 +36,9 @@ def frozen(model):
 def train(model, rows, seed=0, logprobs=None, **options):
     recorder = Recorder()
     algorithm = algorithms.load("kto", {**SECTION, **options})
-    train_on_feedback(model, partial(reply_sums, logprobs or frozen(model)), rows, algorithm, seed, recorder)
+    train_on_feedback.train_on_feedback(
+        model, partial(reply_sums, logprobs or frozen(model)), rows, algorithm, seed, recorder
+    )
     return recorder.rows
 
 
@@ -51,6 +52,24 @@ def test_a_pair_gives_a_wanted_and_an_unwanted_row_and_a_tie_none():
         ("x/a", a, 1.0, 2.0), ("x/b", b, 0.0, 2.0), ("y/a", c, 0.0, 1.0), ("y/b", d, 1.0, 1.0),
         ("z/a", c, 0.8, 1.0), ("z/b", d, pytest.approx(0.2), 1.0),
     ]  # fmt: skip
+
+
+def test_both_verdicts_of_a_pair_are_learned_from_in_one_step(tiny_model, monkeypatch):
+    """So that their prompt is read once for both, and once for their mismatched replies."""
+    measured = []
+
+    def noted(model, examples, *rest):
+        measured.append([tuple(example.prompt_ids) for example in examples])
+        return token_logprobs(model, examples, *rest)
+
+    monkeypatch.setattr(train_on_feedback, "token_logprobs", noted)
+    rows = feedback.from_pairs([pair for pair in named(12) if pair.label != 0.5])
+    prompts = [tuple(row.example.prompt_ids) for row in rows]
+    train(tiny_model, rows[::2] + rows[1::2], batch_tokens=64)
+    assert len(measured) > 4
+    for batch in measured:
+        for prompt in set(batch):
+            assert batch.count(prompt) == min(4, prompts.count(prompt))
 
 
 def test_the_balance_of_verdicts_is_said_where_it_is_off():

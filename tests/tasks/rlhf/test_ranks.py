@@ -62,8 +62,12 @@ def alone():
 )
 def test_two_processes_have_the_curve_of_one(kind, name, two, alone):
     assert len(alone[name]) >= 3
-    for found, expected in zip(two[0][kind][name], alone[name], strict=True):
+    for step, (found, expected) in enumerate(zip(two[0][kind][name], alone[name], strict=True)):
         assert found.keys() == expected.keys()
+        if step == 0:  # policy = reference: the signs of their differences are those of rounding
+            found, expected = (
+                {key: row[key] for key in row if key != "implicit_accuracy"} for row in (found, expected)
+            )
         assert found["loss"] == pytest.approx(expected["loss"], abs=TOLERANCE)
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
