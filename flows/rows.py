@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,21 @@ def _lengths(path: Path, prompt: str, *replies: str) -> Lengths:
         return float(pc.mean(pc.list_value_length(table[name])).as_py() or 0.0)
 
     means = [mean(name) for name in replies]
-    return Lengths(table.num_rows, mean(prompt), sum(means) / len(means) if means else 0.0)
+    different = _different(table, prompt, replies) / table.num_rows if len(replies) > 1 and table.num_rows else 2.0
+    return Lengths(table.num_rows, mean(prompt), sum(means) / len(means) if means else 0.0, different)
+
+
+def _different(table: Any, prompt: str, replies: Sequence[str]) -> int:
+    """How many replies there are, each counted once with its prompt."""
+    prompts = _hashes(table[prompt])
+    return len({pair for name in replies for pair in zip(prompts, _hashes(table[name]), strict=True)})
+
+
+def _hashes(column: Any) -> list[int]:
+    """Of lists of numbers; equal ones are alike in this process."""
+    lists = column.combine_chunks()
+    numbers, ends = lists.values.to_numpy(), lists.offsets.to_numpy()
+    return [hash(numbers[start:end].tobytes()) for start, end in pairwise(ends)]
 
 
 def _simulated(data: Path) -> dict[str, int]:
@@ -93,10 +107,11 @@ def _with_collected(rows: Rows, document: Mapping[str, Any], simulated: Mapping[
         number = asked.get(fold, 0) * document["collect"]["replies_per_prompt"] / 2
         total, prompts = given.rows + number, rows.prompts[fold]
         share = number / total if total else 0.0
-        prompt, reply = (
-            (1 - share) * g + share * c for g, c in ((given.prompt, prompts.prompt), (given.reply, prompts.reply))
+        prompt, reply, replies = (
+            (1 - share) * g + share * c
+            for g, c in ((given.prompt, prompts.prompt), (given.reply, prompts.reply), (given.replies, 2.0))
         )
-        pairs[fold] = Lengths(total, prompt, reply)
+        pairs[fold] = Lengths(total, prompt, reply, replies)
     return replace(rows, pairs=pairs)
 
 
@@ -185,4 +200,4 @@ def _characters(value: Any) -> int:
 
 
 def _part(whole: Lengths, share: float) -> Lengths:
-    return Lengths(whole.rows * share, whole.prompt, whole.reply)
+    return replace(whole, rows=whole.rows * share)

@@ -3,7 +3,7 @@
 Shape suffixes: B rows, T reply tokens (padded right), N reply tokens of all rows end to end, D hidden, V vocabulary.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -13,10 +13,6 @@ import torch
 from torch import Tensor
 
 from tasks.rlhf.checkpoint import Checkpoints
-
-# Rows of one prompt that stand in one batch side by side, to be packed into one row: its mask, and what is computed
-# behind it, grow with the square, and a step of training shall hold many prompts.
-TOGETHER = 4
 
 
 class Tracker(Protocol):
@@ -211,68 +207,3 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
     for number, row in enumerate(rows):
         out[number, : len(row)] = row
     return torch.from_numpy(out)
-
-
-def side_by_side(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Places of equal keys, at most TOGETHER in a group; groups in the order of their first places."""
-    by_key: dict[Hashable, list[int]] = {}
-    for place, key in enumerate(keys):
-        by_key.setdefault(key, []).append(place)
-    return sorted(
-        found[start : start + TOGETHER] for found in by_key.values() for start in range(0, len(found), TOGETHER)
-    )
-
-
-def packed_length(examples: Sequence[Example]) -> int:
-    """Tokens of the replies, and of each prompt once."""
-    prompts = {tuple(example.prompt_ids) for example in examples}
-    return sum(map(len, prompts)) + sum(len(example.reply_ids) for example in examples)
-
-
-def group_batches(
-    groups: Sequence[Sequence[int]],
-    examples: Sequence[Sequence[Example]],
-    budget: int,
-    generator: np.random.Generator,
-) -> list[np.ndarray]:
-    """`token_batches` of groups of rows, none of which is torn: a batch holds the rows of its groups, one by one.
-
-    `examples`: those of each row. Groups that stand behind their prompts in rows of similar length come together.
-    """
-    found = [[example for row in group for example in examples[row]] for group in groups]
-    lengths = [sum(example.length for example in each) for each in found]
-    batches = token_batches(lengths, budget, generator, [packed_length(each) for each in found])
-    return [np.concatenate([groups[i] for i in batch]) for batch in batches]
-
-
-def token_batches(
-    lengths: Sequence[int], budget: int, generator: np.random.Generator, widths: Sequence[int] | None = None
-) -> list[np.ndarray]:
-    """One epoch of row indices in random order, in batches of similar length, or of similar `widths` where given.
-
-    A batch holds at most `budget` tokens, and at least one row. Without `widths` padding is counted (rows x longest);
-    with them it is not, for rows are packed. Rows are shuffled, sorted within pools of about 32 batches, cut, and the
-    batches shuffled.
-    """
-    sizes = np.asarray(lengths)
-    if not len(sizes):
-        return []
-    sorted_by = sizes if widths is None else np.asarray(widths)
-    order = generator.permutation(len(sizes))
-    pool = max(1, int(32 * budget / max(1.0, float(sizes.mean()))))
-    batches: list[np.ndarray] = []
-    for start in range(0, len(order), pool):
-        rows = order[start : start + pool]
-        rows = rows[np.argsort(sorted_by[rows], kind="stable")]
-        batches += [rows[i:j] for i, j in _cuts(sizes[rows], budget, padded=widths is None)]
-    return [batches[i] for i in generator.permutation(len(batches))]
-
-
-def _cuts(sizes: np.ndarray, budget: int, padded: bool) -> Iterator[tuple[int, int]]:
-    start, total, longest = 0, 0, 0
-    for end, size in enumerate(sizes.tolist()):
-        total, longest = total + size, max(longest, size)
-        if end > start and ((end - start + 1) * longest if padded else total) > budget:
-            yield start, end
-            start, total, longest = end, size, size
-    yield start, len(sizes)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tasks.rlhf import ranks, tool_traces
 from tasks.rlhf.advantages import kl_k1, kl_k3, place_on_steps
-from tasks.rlhf.batch import Example, Prompt, Rollout, ScorePart, token_batches
-from tasks.rlhf.logprobs import pad_by_row
+from tasks.rlhf.batch import Example, Prompt, Rollout, ScorePart
+from tasks.rlhf.logprobs import measured_batches, pad_by_row
 from tasks.rlhf.options import RolloutOptions
 from tasks.rlhf.rollout import Reply, sample
 
@@ -255,7 +255,7 @@ def _engine_gap(replies: Sequence[Reply]) -> dict[str, float]:
 def _measured(measure: Callable[[Sequence[Example]], Tensor], examples: Sequence[Example], budget: int) -> Tensor:
     """[B, T] of what `measure` gives per reply token, in batches of similar length."""
     out_BT = torch.zeros(len(examples), max(len(e.reply_ids) for e in examples))
-    for index in token_batches([e.length for e in examples], budget, np.random.default_rng(0)):
+    for index in measured_batches(examples, budget):
         batch = [examples[i] for i in index]
         out_BT[index] = pad_by_row(measure(batch), batch, out_BT.shape[1]).cpu().float()
     return out_BT

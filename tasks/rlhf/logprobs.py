@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tasks.rlhf import packing, ranks
-from tasks.rlhf.batch import Example, LossOutput, group_batches, side_by_side
+from tasks.rlhf import batching, packing, ranks
+from tasks.rlhf.batch import Example, LossOutput
+from tasks.rlhf.batching import distinct
 
 # Rows of logits held at once. One chunk of fp32 logits over a vocabulary of 150k is then about 0.6 GB.
 CHUNK = 1024
@@ -91,7 +92,7 @@ def reply_logprobs(
     """Per-token log-probs of each reply, float32, in the order given. Batches are as large as suits the machine."""
     examples = [Example(p, r) for p, r in zip(prompt_ids, reply_ids, strict=True)]
     out: list[np.ndarray] = [np.empty(0, np.float32)] * len(examples)
-    for rows in _measured_together(examples, batch_tokens):
+    for rows in measured_batches(examples, batch_tokens):
         batch = [examples[i] for i in rows]
         logprobs_N = token_logprobs(model, batch, temperature)
         pieces = logprobs_N.cpu().split([len(e.reply_ids) for e in batch])
@@ -106,14 +107,15 @@ def reply_sums(
 ) -> np.ndarray:
     """log p of each reply, in nats, float64 [B], in the order given; `logprobs` measures a batch: [N].
 
-    Processes that train together (ranks.py) each measure some of the batches.
+    Equal examples are measured once. Processes that train together (ranks.py) each measure some of the batches.
     """
-    out = np.zeros(len(examples))
+    once, places = distinct(examples)
+    out = np.zeros(len(once))
     group = ranks.current()
-    for rows in group.share(_measured_together(examples, batch_tokens)):
-        batch = [examples[i] for i in rows]
+    for rows in group.share(measured_batches(once, batch_tokens)):
+        batch = [once[i] for i in rows]
         out[rows] = sum_by_row(logprobs(batch), batch).cpu().numpy()
-    total: np.ndarray = np.sum(group.gather(out), axis=0)
+    total: np.ndarray = np.sum(group.gather(out), axis=0)[places]
     return total
 
 
@@ -121,13 +123,9 @@ def measured_tokens() -> int:
     return MEASURED["cuda" if torch.cuda.is_available() else "cpu"]
 
 
-def _measured_together(examples: Sequence[Example], batch_tokens: int | None) -> list[np.ndarray]:
-    """Batches of places in `examples`, at most so many tokens each; replies to one prompt stand side by side in one, so
-    that it is read once for them (packing.py)."""
-    groups = side_by_side([tuple(example.prompt_ids) for example in examples])
-    return group_batches(
-        groups, [e.examples for e in examples], batch_tokens or measured_tokens(), np.random.default_rng(0)
-    )
+def measured_batches(examples: Sequence[Example], batch_tokens: int | None = None) -> list[np.ndarray]:
+    """Batches of places in `examples` for passes that only measure; None: as large as suits the machine."""
+    return batching.measured(examples, batch_tokens or measured_tokens())
 
 
 def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tasks.rlhf import attention, compiled, recompute
 from tasks.rlhf.batch import Example, pad_right
+from tasks.rlhf.batching import packed
 
 # Bodies known to take a mask of [rows, 1, length, length] for every layer, and positions that start again; a layer of
 # theirs is h + attention(norm(h)), then h + mlp(norm(h)).
@@ -55,14 +56,12 @@ class Rows:
 def rows_of(examples: Sequence[Example], config: Any) -> Rows:
     """The rows for a body of this configuration: packed where the model can and it is worth it."""
     if can_pack(config):
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for number, example in enumerate(examples):
-            groups.setdefault(tuple(example.prompt_ids), []).append(number)
+        groups = packed(examples)
         if len(groups) < len(examples):
-            widths = [len(prompt) + sum(len(examples[i].reply_ids) for i in rows) for prompt, rows in groups.items()]
+            widths = [len(prompt) + sum(len(examples[i].reply_ids) for i in rows) for prompt, rows in groups]
             plain = len(examples) * max(example.length for example in examples)
             if len(widths) * max(widths) <= WORTH * plain:
-                return _packed(examples, list(groups.items()), config.pad_token_id)
+                return _packed(examples, groups, config.pad_token_id)
     return plain_rows(examples, config.pad_token_id)
 
 

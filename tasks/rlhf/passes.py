@@ -27,6 +27,7 @@ class Lengths:
     rows: float
     prompt: float
     reply: float
+    replies: float = 2.0  # of a pair: different ones; fewer than two where a reply stands in several pairs
 
 
 def join(parts: Sequence[Lengths]) -> Lengths:
@@ -34,8 +35,8 @@ def join(parts: Sequence[Lengths]) -> Lengths:
     rows = sum(part.rows for part in parts)
     if not rows:
         return Lengths(0, 0, 0)
-    prompt, reply = (sum(part.rows * getattr(part, side) for part in parts) / rows for side in ("prompt", "reply"))
-    return Lengths(rows, prompt, reply)
+    means = (sum(part.rows * getattr(part, side) for part in parts) / rows for side in ("prompt", "reply", "replies"))
+    return Lengths(rows, *means)
 
 
 @dataclass(frozen=True)

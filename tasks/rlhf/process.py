@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tasks.records import CANARY, read_table
 from tasks.rlhf import outcome, packing
-from tasks.rlhf.batch import Example, LossOutput, Tracker, token_batches
-from tasks.rlhf.logprobs import unwrapped
+from tasks.rlhf.batch import Example, LossOutput, Tracker
+from tasks.rlhf.logprobs import measured_batches, unwrapped
 from tasks.rlhf.options import DatasetOptions
 from tasks.rlhf.reward_model import RewardModel
 from tasks.rlhf.train_on_dataset import train_on_dataset
@@ -165,7 +165,7 @@ def _row_means(values_S: Tensor, known_S: Tensor, rows: Sequence[Solution]) -> T
 def step_probabilities(model: RewardModel, rows: Sequence[Solution], batch_tokens: int = 2048) -> list[np.ndarray]:
     """P(right) of each step, a float64 array per row."""
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for index in token_batches([row.length for row in rows], batch_tokens, np.random.default_rng(0)):
+    for index in measured_batches([row.example for row in rows], batch_tokens):
         batch = [rows[i] for i in index]
         scores = torch.sigmoid(forward(model, batch).double()).cpu().split([len(row.ends) for row in batch])
         for i, row_scores in zip(index, scores, strict=True):

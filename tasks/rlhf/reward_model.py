@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tasks.rlhf import packing, ranks
-from tasks.rlhf.batch import Example, token_batches
-from tasks.rlhf.logprobs import unwrapped
+from tasks.rlhf.batch import Example
+from tasks.rlhf.batching import distinct
+from tasks.rlhf.logprobs import measured_batches, unwrapped
 from tasks.rlhf.models import disable_dropout, existing, placed, save
 from tasks.rlhf.options import CHOICE, LoraOptions, ScoreOptions
 from tasks.rlhf.quantize import quantized
@@ -24,7 +25,6 @@ REWARD_FILE = "reward.json"
 ADAPTERS = "adapters"  # folder beside the merged weights, where it was trained with adapters
 BASE_FILE = "base.json"
 PLAIN = ScoreOptions()
-SHARING = 4  # replies scored behind one prompt: more save less of it than their attention costs
 
 
 @dataclass
@@ -181,23 +181,9 @@ def score_heads(model: RewardModel, examples: Sequence[Example], batch_tokens: i
 
 def _batched(score: Callable[[list[Example]], Tensor], examples: Sequence[Example], batch_tokens: int) -> np.ndarray:
     """Equal examples are scored once, and replies to one prompt side by side, where packing.py shares the prompt."""
-    numbers: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
-    for i, example in enumerate(examples):
-        numbers.setdefault(tuple(example.prompt_ids), {}).setdefault(tuple(example.reply_ids), []).append(i)
-    groups = []
-    for replies in numbers.values():
-        alike = [replies[reply] for reply in sorted(replies, key=len)]
-        groups += [alike[start : start + SHARING] for start in range(0, len(alike), SHARING)]
-    sizes = [_size([examples[same[0]] for same in group]) for group in groups]
-    found: list[np.ndarray] = [np.empty(0)] * len(examples)
-    for batch in token_batches(sizes, batch_tokens, np.random.default_rng(0)):
-        rows = [same for number in batch for same in groups[number]]
-        for same, value in zip(rows, score([examples[same[0]] for same in rows]).cpu().numpy(), strict=True):
-            for i in same:
-                found[i] = value
-    return np.array(found, dtype=np.float64)
-
-
-def _size(group: Sequence[Example]) -> int:
-    """Tokens of replies behind their one prompt."""
-    return len(group[0].prompt_ids) + sum(len(example.reply_ids) for example in group)
+    once, places = distinct(examples)
+    found: list[np.ndarray] = [np.empty(0)] * len(once)
+    for rows in measured_batches(once, batch_tokens):
+        for i, value in zip(rows, score([once[i] for i in rows]).cpu().numpy(), strict=True):
+            found[i] = value
+    return np.array([found[place] for place in places], dtype=np.float64)

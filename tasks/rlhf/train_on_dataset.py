@@ -3,15 +3,17 @@
 import math
 import resource
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from tasks.rlhf import ranks
-from tasks.rlhf.batch import Example, LossOutput, Tracker, group_batches, side_by_side
+from tasks.rlhf.batch import Example, LossOutput, Tracker
+from tasks.rlhf.batching import Groups, distinct
 from tasks.rlhf.master_weights import GradientSums, MasterAdamW
 from tasks.rlhf.options import DatasetOptions, OptimizerOptions
 
@@ -37,7 +39,6 @@ def train_on_dataset(
     tracker: Tracker,
     before_step: Callable[[list[R]], None] | None = None,
     is_counted: Callable[[R], bool] = lambda row: True,
-    together: Callable[[R], Hashable] | None = None,
 ) -> None:
     """Minimise the weighted mean of `loss` over `rows`, in place.
 
@@ -45,9 +46,9 @@ def train_on_dataset(
     change nothing, nor do several processes (ranks.py): each computes `loss` on its share of a step's rows.
     `before_step` sees all of them before `loss` sees any. Rows that are not counted are learned from, but take no part
     in the metrics that are logged, other than the loss; those of weight 0 take part in nothing. The order of rows is
-    drawn from `seed`, apart from the model's own draws; rows that `together` gives the same key stand side by side in
-    one step (batch.py). Checkpoints fall between two optimiser steps; an interrupted run ends with the
-    weights, figures and draws of one that was not. ValueError where no row has a weight.
+    drawn from `seed`, apart from the model's own draws; a few on one prompt stand side by side in one step
+    (batching.py). Checkpoints fall between two optimiser steps; an interrupted run ends with the weights, figures and
+    draws of one that was not. ValueError where no row has a weight.
     """
     group = ranks.current()
     if group.sharded:
@@ -58,9 +59,8 @@ def train_on_dataset(
     generator = np.random.default_rng(seed)
     if rows and not (rows := [row for row in rows if weight(row) > 0]):  # a step of nothing else has no mean
         raise ValueError("every row to learn from has a weight of 0; check confidence and weights of data/raw")
-    examples = [row.examples for row in rows]
-    groups = side_by_side([i if together is None else together(row) for i, row in enumerate(rows)])
-    epochs = [group_batches(groups, examples, options.batch_tokens, generator) for _ in range(options.num_epochs)]
+    groups = Groups([row.examples for row in rows])
+    epochs = [groups.epoch(options.batch_tokens, generator) for _ in range(options.num_epochs)]
     steps = [batch for epoch in epochs for batch in epoch]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = new_optimizer(parameters, options)
@@ -89,7 +89,7 @@ def train_on_dataset(
         window.append({**metrics, "grad_norm": float(norm), "lr": float(scheduler.get_last_lr()[0])})
         scheduler.step()
         check_finite(window[-1], step)
-        progress.advance(sum(row.length for row in chosen))
+        progress.advance(sum(e.length for e in distinct(chain.from_iterable(row.examples for row in chosen))[0]))
         if step % log_every == 0 or step == len(steps):
             tracker.log(step, len(steps), **{key: float(np.mean([w[key] for w in window])) for key in window[0]})
             tracker.measure(step, len(steps), tokens_per_second=progress.tokens_per_second, **memory())
@@ -142,7 +142,7 @@ def _accumulate(
     any_counted = any(map(is_counted, rows))
     longest = max(row.length for row in rows)
     size = max(1, micro_tokens // longest)
-    share = [(row, weight(row)) for row in group.share(rows)]
+    share = [(row, weight(row)) for row in group.block(rows)]  # neighbours: they share prompts
     if len(share) * group.count < len(rows):
         share.append((rows[0], 0.0))
     for start in range(0, len(share), size):

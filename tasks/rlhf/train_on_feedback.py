@@ -15,6 +15,7 @@ from torch import Tensor
 from tasks.rlhf import ranks
 from tasks.rlhf.algorithms import Algorithm
 from tasks.rlhf.batch import Example, LossOutput, Tracker
+from tasks.rlhf.batching import distinct
 from tasks.rlhf.feedback import Feedback
 from tasks.rlhf.logprobs import measured_tokens, reply_sums, sum_by_row, token_logprobs
 from tasks.rlhf.models import disable_dropout
@@ -72,14 +73,13 @@ def train_on_feedback(
         step = Step(z0, weight, wanted, weight - wanted)
 
     def loss(batch: list[Feedback]) -> LossOutput:
-        examples = [row.example for row in batch]
-        logprobs_N = token_logprobs(policy, examples)
-        policy_B = sum_by_row(logprobs_N, examples)
+        examples, places = distinct(row.example for row in batch)  # several may have judged one reply
+        policy_B = sum_by_row(token_logprobs(policy, examples), examples)[places]
         reference_B = torch.tensor([reference[id(row)] for row in batch], device=policy_B.device)
         desirable_B = torch.tensor([row.desirable for row in batch], device=policy_B.device)
         z0 = step.reference_point.to(policy_B.device)
         output = algorithm.module.loss(policy_B, reference_B, desirable_B, z0, algorithm.config)
-        tokens_B = torch.tensor([float(len(e.reply_ids)) for e in examples], device=policy_B.device)
+        tokens_B = torch.tensor([float(len(row.example.reply_ids)) for row in batch], device=policy_B.device)
         loss_B = output.loss_B - options.sft_weight * policy_B / tokens_B * (desirable_B > 0.5)
         return LossOutput(loss_B, _metrics(policy_B - reference_B, desirable_B > 0.5, output, step))
 
@@ -94,7 +94,6 @@ def train_on_feedback(
         tracker,
         before_step=measure,
         is_counted=lambda row: not row.planted,
-        together=lambda row: tuple(row.example.prompt_ids),  # which is then read once for them (packing.py)
     )
     policy.eval()
 

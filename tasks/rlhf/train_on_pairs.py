@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tasks.rlhf.algorithms import Algorithm
 from tasks.rlhf.batch import Example, LossOutput, Pair, PairLogps, Tracker, preferred_nll
+from tasks.rlhf.batching import distinct
 from tasks.rlhf.dataset import both
 from tasks.rlhf.logprobs import sum_by_row, token_logprobs
 from tasks.rlhf.models import disable_dropout
@@ -35,9 +36,9 @@ def train_on_pairs(
     sft_weight = algorithm.options.sft_weight
 
     def loss(rows: list[Pair]) -> LossOutput:
-        examples = both(rows)
+        examples, places = distinct(both(rows))
         logprobs_N = token_logprobs(policy, examples)
-        policy_logps = _pair_logps(sum_by_row(logprobs_N, examples), rows)
+        policy_logps = _pair_logps(sum_by_row(logprobs_N, examples)[places], rows)
         label_B = torch.tensor([row.label for row in rows], device=logprobs_N.device)
         frozen = None
         if reference:

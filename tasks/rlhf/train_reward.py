@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tasks.rlhf import bradley_terry
 from tasks.rlhf.batch import LossOutput, Tracker
+from tasks.rlhf.batching import distinct
 from tasks.rlhf.comparisons import Comparison
 from tasks.rlhf.dataset import both
 from tasks.rlhf.options import RewardOptions
@@ -26,7 +27,8 @@ def train(
         learner = torch.nn.ModuleDict({"network": network, "ties": ties.to(model.network.device)})
 
     def loss(batch: list[Comparison]) -> LossOutput:
-        a_BK, b_BK = model.heads(both(batch)).chunk(2)
+        examples, places = distinct(both(batch))
+        a_BK, b_BK = model.heads(examples)[places].chunk(2)
         return heads_loss(a_BK, b_BK, batch, options, None if ties is None else ties.log_K)
 
     train_on_dataset(

@@ -1,8 +1,9 @@
 """What every stage does with its networks: the passes of the loops, to their planned end.
 
 A run that its KL budget or its patience ends early does less; redraws are not counted. What an algorithm asks for
-(reference, critic, share of replies learned from) is asked of its file. Replies to one prompt are counted with a prompt
-each, though those of a batch share its computation (packing.py): of pairs too much is said, up to a third.
+(reference, critic, share of replies learned from) is asked of its file. A reply of several pairs is counted once, as it
+is computed (batching.py). Replies to one prompt are counted with a prompt each, though those of a batch share its
+computation (packing.py): of pairs too much is said, up to a third.
 """
 
 from collections.abc import Mapping
@@ -54,11 +55,12 @@ def reward(stage: str, network: Network, rows: Rows, fold: str, options: RewardO
     """A reward model on a share of the pairs of a fold."""
     replies = _of_pairs(rows.pairs[fold], share)
     step = _on_dataset("comparisons", replies, options, read="score")
-    dev = _of_pairs(rows.pairs["dev"])
+    dev = rows.pairs["dev"]
+    held_out = _of_pairs(replace(dev, rows=min(MEASURED_ON, dev.rows)))
     passes = [
         step,
         measure("SFT replies", replace(replies, rows=min(NORMALISED_ON, replies.rows)), read="score"),
-        measure("dev pairs", replace(dev, rows=min(2 * MEASURED_ON, dev.rows)), read="score"),
+        measure("dev pairs", held_out, read="score"),
     ]
     if options.length_bias == "residual":
         passes.append(measure("comparisons, for their length", replies, read="score"))
@@ -194,5 +196,5 @@ def _on_dataset(what: str, rows: Lengths, options: DatasetOptions, read: Read = 
 
 
 def _of_pairs(pairs: Lengths, share: float = 1.0) -> Lengths:
-    """Both replies of each, the prompt before each of them."""
-    return replace(pairs, rows=2 * pairs.rows * share)
+    """The replies of all, the prompt before each of them."""
+    return replace(pairs, rows=pairs.replies * pairs.rows * share)

@@ -1,5 +1,6 @@
 """The estimate from outside: rows counted or guessed, hardware named, an earlier run believed where it fits."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +27,9 @@ def project(tmp_path, monkeypatch):
 def write(path, rows, source="world", **lengths):
     path.mkdir(parents=True, exist_ok=True)
     ids = pa.list_(pa.int32())
-    columns = {name: pa.array([list(range(length))] * rows, ids) for name, length in lengths.items()}
+    columns = {
+        name: pa.array([list(range(row, row + length)) for row in range(rows)], ids) for name, length in lengths.items()
+    }
     pq.write_table(pa.table({**columns, "source": pa.array([source] * rows, pa.string())}), path / "votes.parquet")
 
 
@@ -58,6 +61,19 @@ def test_counted_rows_make_the_tokens(project):
     total = sum(row["seconds"] for row in found["stages"].values())
     assert found["hours"] == pytest.approx(total / 3600)
     assert found["peak_memory_gb"] == max(row["memory_bytes"]["peak"] for row in found["stages"].values()) / 1e9
+
+
+def test_a_reply_of_several_pairs_is_counted_once(project):
+    """Fifty pairs as before, and the six of a ranking of four replies in a file of its own."""
+    prepare(project)
+    compared, ids = list(itertools.combinations(range(4), 2)), pa.list_(pa.int32())
+    sides = {"a_ids": [a for a, _ in compared], "b_ids": [b for _, b in compared]}
+    columns = {name: pa.array([[100 + n] * 20 for n in numbers], ids) for name, numbers in sides.items()}
+    columns |= {"prompt_ids": pa.array([[7] * 10] * 6, ids), "source": pa.array(["world"] * 6)}
+    pq.write_table(pa.table(columns), project / "data/prepared/pairs/train/ranked.parquet")
+    found = estimate.document(estimate.plan(project, None, "h100"))
+    passes = {each["what"]: each["tokens"] for each in found["stages"]["reward@0"]["passes"]}
+    assert passes["comparisons"] == pytest.approx((2 * (50 + 40 * 6) + 4) * 30)
 
 
 def test_without_data_the_rows_are_guessed_and_said_to_be(project, capsys):

@@ -149,7 +149,7 @@ def test_steps_after_the_last_checkpoint_are_done_again(tiny_model, tmp_path, wh
 
 def test_figures_not_yet_logged_are_kept(tmp_path):
     """Of 410 steps every second one is logged, as a mean over two: the run is interrupted between them."""
-    rows = [Example([1], [2])] * 410
+    rows = [Example([number], [2]) for number in range(410)]
 
     class At203(Checkpoints):
         def save(self, step, parts):

@@ -4,14 +4,13 @@ import contextlib
 import copy
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 
 import numpy as np
 import pytest
 import torch
 
 from tasks.rlhf import algorithms, checkpoint
-from tasks.rlhf.batch import Example, LossOutput, Pair, group_batches, packed_length, token_batches
+from tasks.rlhf.batch import Example, LossOutput, Pair
 from tasks.rlhf.logprobs import reply_nll, reply_sums, token_logprobs
 from tasks.rlhf.options import DatasetOptions
 from tasks.rlhf.train_on_dataset import train_on_dataset, warmup_cosine
@@ -101,64 +100,6 @@ def test_dpo_learns_the_preferences_and_not_the_ties(tiny_model):
     assert recorder.rows[-1]["implicit_accuracy"] > 0.75
     assert recorder.rows[-1]["loss"] < 0.6
     assert recorder.rows[-1]["chosen_log_ratio"] > recorder.rows[-1]["rejected_log_ratio"]
-
-
-def test_token_batches_hold_every_row_once_within_the_budget():
-    lengths = np.random.default_rng(1).integers(1, 50, 500).tolist()
-    batches = token_batches(lengths, 200, np.random.default_rng(0))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(500))
-    assert all(len(b) * max(lengths[i] for i in b) <= 200 for b in batches)
-    padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
-    assert padded < 1.15 * sum(lengths)
-
-
-def test_pairs_whose_packed_rows_are_of_one_length_come_together():
-    """Long prompts and long replies give pairs of one length, of which the first take fewer places behind a prompt."""
-    random = np.random.default_rng(1)
-    examples = []
-    for _ in range(300):
-        prompt, first, second = (list(range(size)) for size in random.integers(1, 40, 3))
-        examples.append((Example(prompt, first), Example(prompt, second)))
-    lengths = [sum(example.length for example in pair) for pair in examples]
-    batches = group_batches([[i] for i in range(300)], examples, 600, np.random.default_rng(0))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(300))
-    assert all(sum(lengths[i] for i in batch) <= 600 for batch in batches)
-    assert sum(lengths) / 600 <= len(batches) < 1.2 * sum(lengths) / 600  # full ones: padding is not counted
-    widths = [len(a.prompt_ids) + len(a.reply_ids) + len(b.reply_ids) for a, b in examples]
-    assert [packed_length(pair) for pair in examples] == widths
-    padded = sum(len(batch) * max(widths[i] for i in batch) for batch in batches)
-    assert padded < 1.05 * sum(widths)
-
-
-def test_rows_with_one_key_stand_side_by_side_in_one_step(tiny_model):
-    """Sixty rows in no order, of keys that one, three and seven of them share: at most four of a key together."""
-    shared = [key for key, count in enumerate([1, 3, 7] * 5) for _ in range(count)]
-    keys = [shared[i] for i in np.random.default_rng(3).permutation(len(shared))]
-    rows = [Example([4 + key], [30 + number % 10, 30 + number // 10, 1]) for number, key in enumerate(keys)]
-
-    def seen(**options):
-        steps = []
-        train_on_dataset(
-            tiny_model,
-            rows,
-            reply_nll(tiny_model),
-            lambda row: 1.0,
-            DatasetOptions(lr=1e-3, num_epochs=1, batch_tokens=48),
-            0,
-            Recorder(),
-            before_step=lambda batch: steps.append([rows.index(row) for row in batch]),
-            **options,
-        )
-        return steps
-
-    steps = seen(together=lambda row: tuple(row.prompt_ids))
-    assert sorted(i for step in steps for i in step) == list(range(len(rows)))  # each once
-    runs = [(key, len(list(run))) for step in steps for key, run in groupby(step, lambda i: keys[i])]
-    for key in set(keys):
-        sizes = sorted(size for k, size in runs if k == key)
-        assert sizes in {1: [[1]], 3: [[3]], 7: [[3, 4], [7]]}[keys.count(key)]  # seven: two groups, perhaps neighbours
-    assert len(steps) > 4
-    assert seen() == seen(together=lambda row: id(row)) != steps
 
 
 def test_warmup_then_cosine():

@@ -53,7 +53,7 @@ def run(tiny_model, tmp_path):
         tracker.at = at
         with contextlib.closing(tracker):
             ready = replace(ready, traces=Traces(path))
-            train_on_rollouts(ready, PROMPTS, PROMPTS[:8], algorithm.options, 0, tracker)
+            train_on_rollouts(ready, PROMPTS, PROMPTS, algorithm.options, 0, tracker)
         tracker.checkpoints.clear()
         return path, tracker.curve
 
