@@ -135,11 +135,11 @@ def packed(examples: Sequence[Example]) -> list[tuple[Ids, list[int]]]:
     by_prompt: dict[Ids, list[int]] = {}
     for number, example in enumerate(examples):
         by_prompt.setdefault(tuple(example.prompt_ids), []).append(number)
-    return [
-        (prompt, part.tolist())
-        for prompt, numbers in by_prompt.items()
-        for part in np.array_split(numbers, -(-len(numbers) // TOGETHER))
-    ]
+    rows = []
+    for prompt, numbers in by_prompt.items():
+        size, parts = len(numbers), -(-len(numbers) // TOGETHER)
+        rows += [(prompt, numbers[size * i // parts : size * (i + 1) // parts]) for i in range(parts)]
+    return rows
 
 
 def packed_width(examples: Sequence[Example]) -> int:

@@ -1,6 +1,6 @@
 """Our loops beside TRL 1.16 at its best settings: the same model, rows, optimiser steps and machine.
 
-    python tests/bench/learning.py [--data pairs.jsonl.gz] [--only sft,dpo] [--runs 3] [--compiled]
+    python tests/bench/learning.py [--data pairs.jsonl.gz] [--only sft,dpo] [--runs 3] [--compiled] [--ranked 4]
 
 Every run is a process of its own that trains one epoch; ours and the peer's alternate. Prints and writes
 data/bench/learning.json: per algorithm rows per second of both, the median of the ratios run by run, and the peak
@@ -8,6 +8,7 @@ memory of both. On a processor that is fast in bfloat16 the peer runs twice: `pe
 in bfloat16, as we do; `peer_coarse` has weights and moments in bfloat16 alone, which is faster and rounds small steps
 away. Without --data the rows are those of the embedded world. Takes about half an hour. With --compiled both sides
 compile their models with torch.compile and are timed in a second epoch, when that is done; of SFT and reward models.
+With --ranked the pairs are those of rankings of so many replies; of reward models and DPO.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,10 @@ def sides_of(data: Path) -> tuple[str, ...]:
     return ("ours", *PEERS)[: 3 if material.dtype_of(data) == "bfloat16" else 2]
 
 
-def measured(side: str, algorithm: str, data: Path, compiled: bool) -> dict[str, float]:
+def measured(side: str, algorithm: str, data: Path, mode: Mapping[str, str]) -> dict[str, float]:
     """One epoch in a process of its own: seconds of the training, rows, peak memory."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= {material.COMPILED: "1"} if compiled else {}
+    environment |= mode
     if side != "ours":
         environment |= KEEP_MEMORY | PEERS[side]
     module = "tests.bench.sides.ours" if side == "ours" else "tests.bench.sides.peer"
@@ -50,13 +52,13 @@ def measured(side: str, algorithm: str, data: Path, compiled: bool) -> dict[str,
     return result
 
 
-def compared(algorithm: str, data: Path, runs: int, compiled: bool) -> dict[str, Any]:
+def compared(algorithm: str, data: Path, runs: int, mode: Mapping[str, str]) -> dict[str, Any]:
     """Rows per second of all sides, and ours in proportion to each peer's: medians over `runs` rounds."""
     sides = sides_of(data)
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(runs):
         for side in sides:
-            found[side].append(measured(side, algorithm, data, compiled))
+            found[side].append(measured(side, algorithm, data, mode))
             sys.stderr.write(f"{algorithm} {side}: {json.dumps(found[side][-1])}\n")
     speed = {side: [run["rows"] / run["seconds"] for run in found[side]] for side in sides}
     result: dict[str, Any] = {side: round(statistics.median(speed[side]), 2) for side in sides}
@@ -75,8 +77,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("DATA") or None, help="preference pairs")
     parser.add_argument("--only")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--ranked", type=int, help="replies")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
+    mode: dict[str, str] = {}
+    suffix, algorithms = "", ALGORITHMS
+    if options.compiled:
+        mode, suffix, algorithms = {material.COMPILED: "1"}, "_compiled", ("sft", "reward")
+    if options.ranked:
+        mode, suffix = {material.RANKED: str(options.ranked)}, f"_ranked_{options.ranked}"
+        algorithms = ("reward", "dpo")
     out = ROOT / "data/bench/learning.json"
     result = json.loads(out.read_text()) if out.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -87,10 +97,9 @@ def main() -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             check=True,
         )
-        algorithms = ("sft", "reward") if options.compiled else ALGORITHMS
         for algorithm in options.only.split(",") if options.only else algorithms:
-            name = f"{algorithm}_compiled" if options.compiled else algorithm
-            result[name] = compared(algorithm, Path(folder), options.runs, options.compiled)
+            name = algorithm + suffix
+            result[name] = compared(algorithm, Path(folder), options.runs, mode)
             sys.stdout.write(f"{name}: {json.dumps(result[name])}\n")
             sys.stdout.flush()
             out.parent.mkdir(parents=True, exist_ok=True)

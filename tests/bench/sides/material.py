@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ REPLIES_PER_PROMPT = 4
 PROMPTS_PER_STEP = 16
 NEW_TOKENS = 64
 COMPILED = "BENCH_COMPILED"  # in the environment: compile the model, and time a second epoch
+RANKED = "BENCH_RANKED"  # in the environment: pairs are those of rankings of so many replies
 
 
 def params(pairs: str) -> dict[str, Any]:
@@ -100,11 +102,30 @@ def examples(folder: Path) -> list[Any]:
 
 
 def pairs_of(folder: Path, number: int = ROWS["reward"]) -> list[Any]:
-    """Pairs with a preferred reply."""
+    """Pairs with a preferred reply; or as many of rankings, see RANKED."""
     from tasks.rlhf import dataset
 
     found = dataset.read_pairs(folder / "data/prepared/pairs/train")
-    return [row for row in found if row.label in (0, 1) and max(row.a.length, row.b.length) <= MAX_LENGTH][:number]
+    decided = [row for row in found if row.label in (0, 1) and max(row.a.length, row.b.length) <= MAX_LENGTH]
+    return rankings(decided, replies_ranked())[:number] if replies_ranked() > 2 else decided[:number]
+
+
+def replies_ranked() -> int:
+    return int(os.environ.get(RANKED, "2"))
+
+
+def rankings(pairs: list[Any], size: int) -> list[Any]:
+    """The pairs of a ranking for each prompt: of its own two replies, and of the next ones, cut where too long."""
+    from tasks.rlhf.batch import Example, Pair
+
+    said = [example.reply_ids for pair in pairs for example in (pair.a, pair.b)]
+    made = []
+    for number, pair in enumerate(pairs):
+        prompt = pair.a.prompt_ids
+        replies = [said[(2 * number + place) % len(said)][: MAX_LENGTH - len(prompt)] for place in range(size)]
+        ranked = [Example(prompt, reply) for reply in replies]
+        made += [Pair(a, b, 1.0, 2 / (size * (size - 1))) for a, b in combinations(ranked, 2)]
+    return made
 
 
 def prompts(folder: Path) -> list[Any]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.bench.sides import material
 
-BATCH = int(os.environ.get("PEER_BATCH", material.ROWS_PER_STEP))
+# A step of ours has so many replies; of rankings, these make more pairs.
+BATCH = int(os.environ.get("PEER_BATCH", material.ROWS_PER_STEP * (material.replies_ranked() - 1)))
 # Of a machine that is fast in bf16. "autocast": fp32 weights, bf16 arithmetic; "weights": bf16 weights too.
 BF16 = os.environ.get("PEER_BF16", "autocast")
 COMPILED = material.COMPILED in os.environ

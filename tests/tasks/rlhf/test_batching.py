@@ -96,8 +96,8 @@ def test_a_step_counts_a_reply_once_that_is_compared_again():
 
 def test_a_row_packs_at_most_four_replies_of_a_prompt():
     examples = [Example([4, 5], [6] * size) for size in (1, 2, 3, 4, 5)] + [Example([7], [8])]
-    assert packed(examples) == [((4, 5), [0, 1, 2]), ((4, 5), [3, 4]), ((7,), [5])]
-    assert packed_width(examples) == 2 + 4 + 5
+    assert packed(examples) == [((4, 5), [0, 1]), ((4, 5), [2, 3, 4]), ((7,), [5])]
+    assert packed_width(examples) == 2 + 3 + 4 + 5
 
 
 def test_what_is_equal_stands_once():
