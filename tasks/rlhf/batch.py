@@ -59,10 +59,6 @@ class Pair:
     def examples(self) -> tuple[Example, ...]:
         return self.a, self.b
 
-    @property
-    def length(self) -> int:
-        return self.a.length + self.b.length
-
 
 @dataclass(frozen=True)
 class PairLogps:

@@ -29,10 +29,6 @@ class Feedback:
     def examples(self) -> tuple[Example, ...]:
         return (self.example,)
 
-    @property
-    def length(self) -> int:
-        return self.example.length
-
 
 @dataclass(frozen=True)
 class Judged:

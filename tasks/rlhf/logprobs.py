@@ -49,8 +49,9 @@ def reply_nll(model: Any) -> Callable[[Sequence[Example]], LossOutput]:
     """The loss of SFT: -log p per reply token, in nats. Weigh rows by their number of reply tokens."""
 
     def loss(rows: Sequence[Example]) -> LossOutput:
-        sizes_B = torch.tensor([len(row.reply_ids) for row in rows], device=model.device)
-        return LossOutput(-sum_by_row(token_logprobs(model, rows), rows) / sizes_B)
+        once, places = distinct(rows)
+        sizes_B = torch.tensor([len(row.reply_ids) for row in once], device=model.device)
+        return LossOutput((-sum_by_row(token_logprobs(model, once), once) / sizes_B)[places])
 
     return loss
 

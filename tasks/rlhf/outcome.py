@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from tasks.rlhf.batch import Example, LossOutput, Tracker
+from tasks.rlhf.batching import distinct
 from tasks.rlhf.options import DatasetOptions
 from tasks.rlhf.reward_model import RewardModel, score_examples
 from tasks.rlhf.train_on_dataset import train_on_dataset
@@ -31,10 +32,6 @@ class Verdict:
     @property
     def examples(self) -> tuple[Example, ...]:
         return (self.example,)
-
-    @property
-    def length(self) -> int:
-        return self.example.length
 
 
 def loss(score_B: Tensor, correct_B: Tensor) -> LossOutput:
@@ -58,7 +55,8 @@ def train(
         raise ValueError(f"outcome: all {len(own)} verdicts are alike; it takes right and wrong answers to learn")
 
     def row_loss(batch: list[Verdict]) -> LossOutput:
-        score_B = model.forward([row.example for row in batch])
+        examples, places = distinct(row.example for row in batch)
+        score_B = model.forward(examples)[places]
         return loss(score_B, torch.tensor([row.correct for row in batch], device=score_B.device))
 
     train_on_dataset(

@@ -49,10 +49,6 @@ class Solution:
         return (self.example,)
 
     @property
-    def length(self) -> int:
-        return self.example.length
-
-    @property
     def num_labelled(self) -> int:
         return sum(label is not None for label in self.labels)
 

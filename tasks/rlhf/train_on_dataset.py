@@ -6,25 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from tasks.rlhf import ranks
-from tasks.rlhf.batch import Example, LossOutput, Tracker
-from tasks.rlhf.batching import Groups, distinct
+from tasks.rlhf.batch import LossOutput, Tracker
+from tasks.rlhf.batching import Groups, Row, by_prompt, distinct, runs
 from tasks.rlhf.master_weights import GradientSums, MasterAdamW
 from tasks.rlhf.options import DatasetOptions, OptimizerOptions
-
-
-class Row(Protocol):
-    @property
-    def examples(self) -> Sequence[Example]: ...
-
-    @property
-    def length(self) -> int: ...
-
 
 R = TypeVar("R", bound=Row)
 
@@ -59,7 +50,7 @@ def train_on_dataset(
     generator = np.random.default_rng(seed)
     if rows and not (rows := [row for row in rows if weight(row) > 0]):  # a step of nothing else has no mean
         raise ValueError("every row to learn from has a weight of 0; check confidence and weights of data/raw")
-    groups = Groups([row.examples for row in rows])
+    groups = Groups(rows)
     epochs = [groups.epoch(options.batch_tokens, generator) for _ in range(options.num_epochs)]
     steps = [batch for epoch in epochs for batch in epoch]
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -135,20 +126,20 @@ def _accumulate(
 ) -> dict[str, float]:
     """Backward pass over micro-batches of this process's rows; weighted sums of loss and metrics, and the weight.
 
-    Metrics are sums over the rows that are counted, where any is, and `counted` is the weight of those. All processes
-    make as many passes of as many rows: where rows run out, one is repeated and weighs nothing.
+    Metrics are sums over the rows that are counted, where any is, and `counted` is the weight of those. Rows on one
+    prompt stay in one process. Of a model whose weights are sharded all processes make as many passes: where rows run
+    out, one is repeated and weighs nothing.
     """
     totals: dict[str, float] = {"weight": 0.0, "counted": 0.0, "loss": 0.0}
     any_counted = any(map(is_counted, rows))
-    longest = max(row.length for row in rows)
-    size = max(1, micro_tokens // longest)
-    share = [(row, weight(row)) for row in group.block(rows)]  # neighbours: they share prompts
-    if len(share) * group.count < len(rows):
-        share.append((rows[0], 0.0))
-    for start in range(0, len(share), size):
-        micro = [row for row, _ in share[start : start + size]]
+    own = list(chain.from_iterable(group.share(by_prompt(rows))))
+    passes = [[(row, weight(row)) for row in run] for run in runs(own, micro_tokens)]
+    if group.sharded:
+        passes += [[(rows[0], 0.0)]] * (max(group.gather(len(passes))) - len(passes))
+    for some in passes:
+        micro = [row for row, _ in some]
         output = loss(micro)
-        weights_B = torch.tensor([w for _, w in share[start : start + size]], device=output.loss_B.device)
+        weights_B = torch.tensor([w for _, w in some], device=output.loss_B.device)
         weighted = (output.loss_B * weights_B).sum()
         gradients.take()
         weighted.backward()

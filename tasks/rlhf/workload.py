@@ -106,7 +106,8 @@ def evaluate(
         measure("scores of test pairs", replace(pairs, rows=pairs.rows * scorers), read="score"),
     )
     if implicit:
-        of_both = replace(pairs, rows=2 * min(2 * IMPLICIT_ON, pairs.rows))
+        some = rows.pairs["test"]
+        of_both = _of_pairs(replace(some, rows=2 * min(IMPLICIT_ON, some.rows)))
         passes = (*passes, measure("implicit rewards of test pairs", of_both))
     return Work("evaluate", passes, memory(network, 2 + scorers, samples=[drawn]))
 
@@ -132,13 +133,14 @@ def kept_share(algorithm: Algorithm) -> float:
 
 def _on_pairs(network: Network, rows: Rows, algorithm: Algorithm) -> Work:
     """Fixed pairs; or their replies one by one, and those that were judged so."""
-    replies, options, frozen = _of_pairs(rows.pairs["train"]), algorithm.options, algorithm.module.NEEDS_REFERENCE
-    if algorithm.unpaired and "train" in rows.feedback:
-        replies = join([replies, rows.feedback["train"]])
+    pairs, options, frozen = rows.pairs["train"], algorithm.options, algorithm.module.NEEDS_REFERENCE
+    judged = [rows.feedback["train"]] if algorithm.unpaired and "train" in rows.feedback else []
+    replies = join([_of_pairs(pairs), *judged])
     passes = [measure("log-probs of the reference", replies)] if frozen else []
-    if algorithm.unpaired:  # each prompt also stands before another one's reply, for the reference point
-        again = replace(replies, rows=replies.rows * options.num_epochs)
-        passes.append(measure("log-probs of the reference, mismatched", replies))
+    if algorithm.unpaired:  # the prompt of each verdict also stands before another's reply, for the reference point
+        verdicts = join([replace(pairs, rows=2 * pairs.rows), *judged])
+        again = replace(verdicts, rows=verdicts.rows * options.num_epochs)
+        passes.append(measure("log-probs of the reference, mismatched", verdicts))
         passes.append(measure("log-probs of the policy, mismatched", again, options.batch_tokens))
     step = _on_dataset("replies" if algorithm.unpaired else "pairs", replies, options)
     copies = 1 + (frozen and network.lora_rank is None)  # adapters switched off are the reference

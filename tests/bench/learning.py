@@ -80,6 +80,10 @@ def main() -> None:
     parser.add_argument("--ranked", type=int, help="replies")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
+    if options.ranked and (
+        options.ranked < 3 or options.compiled or not set((options.only or "dpo").split(",")) <= {"reward", "dpo"}
+    ):
+        parser.error("--ranked: three replies or more, of reward and dpo, not with --compiled")
     mode: dict[str, str] = {}
     suffix, algorithms = "", ALGORITHMS
     if options.compiled:

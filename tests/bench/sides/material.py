@@ -87,7 +87,8 @@ def main(folder: Path, pairs: str) -> None:
     model = models.load_base(ModelOptions(**chosen["model"]), tokenizer, 0)
     models.save(model, tokenizer, folder / "model")
     lengths = {
-        name: [row.length for row in rows] for name, rows in (("sft", examples(folder)), ("dpo", pairs_of(folder)))
+        name: [sum(e.length for e in row.examples) for row in rows]
+        for name, rows in (("sft", examples(folder)), ("dpo", pairs_of(folder)))
     }
     described = {name: {"rows": len(found), "mean_tokens": sum(found) / len(found)} for name, found in lengths.items()}
     described["model"] = {"parameters": model.num_parameters(), "dtype": chosen["model"]["dtype"]}

@@ -141,7 +141,7 @@ def policy_and_reference(folder: Path) -> tuple[Any, Callable[..., Any]]:
 
 def budget(rows: Sequence[Any], per_step: int) -> int:
     """Tokens of a step that make steps of `per_step` rows on average; the last is not counted as short."""
-    return round(per_step * sum(row.length for row in rows) / len(rows))
+    return round(per_step * sum(example.length for row in rows for example in row.examples) / len(rows))
 
 
 def main(algorithm: str, folder: Path) -> None:

@@ -158,7 +158,7 @@ def kto(folder: Path) -> tuple[int, Callable[[], object]]:
             return dataset
 
     rows = feedback.from_pairs(material.pairs_of(folder, material.ROWS["kto"] // 2))
-    rows.sort(key=lambda row: max(row.length, row.mismatched.length))
+    rows.sort(key=lambda row: max(row.example.length, row.mismatched.length))
     model, tokenizer = load(folder)
     dataset = Dataset.from_dict(
         {

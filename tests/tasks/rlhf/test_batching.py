@@ -3,17 +3,29 @@
 import copy
 from functools import partial
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from tasks.rlhf import algorithms, batching, logprobs, train_on_pairs, train_reward
+from tasks.rlhf import (
+    algorithms,
+    batching,
+    feedback,
+    logprobs,
+    outcome,
+    packing,
+    train_on_feedback,
+    train_on_pairs,
+    train_reward,
+)
 from tasks.rlhf.batch import Example, Pair
 from tasks.rlhf.batching import Groups, distinct, packed, packed_width, side_by_side
 from tasks.rlhf.comparisons import Comparison
-from tasks.rlhf.logprobs import measured_batches, reply_sums, token_logprobs
-from tasks.rlhf.options import RewardOptions
+from tasks.rlhf.logprobs import measured_batches, reply_nll, reply_sums, token_logprobs
+from tasks.rlhf.options import DatasetOptions, RewardOptions
+from tasks.rlhf.train_on_dataset import train_on_dataset
 from tests.tasks.rlhf.test_loops import Recorder, weights
 
 RANDOM = np.random.default_rng(1)
@@ -30,17 +42,23 @@ def ranking(prompt, count):
     return [found[i] for i in RANDOM.permutation(len(found))]
 
 
-def test_each_row_stands_in_one_batch_and_no_batch_takes_more_than_it_may():
-    examples = [Example([number // 2], [5] * size) for number, size in enumerate(RANDOM.integers(1, 50, 600))]
-    batches = measured_batches(examples, 200)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(600))
-    places = 0
+def row(*examples):
+    return SimpleNamespace(examples=examples)
+
+
+@pytest.mark.parametrize("per_prompt", [1, 2, 16])
+@pytest.mark.parametrize("equal", [False, True])
+def test_no_measured_batch_takes_more_than_it_may(per_prompt, equal):
+    """Nor where all replies to a prompt are one, nor in a model that cannot pack them."""
+    sizes = RANDOM.integers(1, 50, 640).tolist()
+    sizes = [sizes[n - n % per_prompt] if equal else size for n, size in enumerate(sizes)]
+    examples = [Example([n // per_prompt], [5] * size) for n, size in enumerate(sizes)]
+    batches = measured_batches(examples, 800)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(640))
     for batch in batches:
-        taken = [examples[i] for i in batch]
-        places += len(packed(taken)) * packed_width(taken)
-        assert len(packed(taken)) * packed_width(taken) <= 200
-    assert places < 1.15 * sum(example.length for example in examples)
-    assert [batch.tolist() for batch in measured_batches(examples, 200)] == [batch.tolist() for batch in batches]
+        assert len(batch) * max(examples[i].length for i in batch) <= 800
+    assert len(batches) < 2 * sum(example.length for example in examples) / 800
+    assert [batch.tolist() for batch in measured_batches(examples, 800)] == [batch.tolist() for batch in batches]
 
 
 def test_pairs_whose_packed_rows_are_of_one_length_come_together():
@@ -50,7 +68,7 @@ def test_pairs_whose_packed_rows_are_of_one_length_come_together():
         size, first, second = RANDOM.integers(1, 40, 3)
         rows.append((Example([number] * size, [5] * first), Example([number] * size, [6] * second)))
     lengths = [sum(example.length for example in pair) for pair in rows]
-    batches = Groups(rows).epoch(600, np.random.default_rng(0))
+    batches = Groups([row(*pair) for pair in rows]).epoch(600, np.random.default_rng(0))
     assert sorted(np.concatenate(batches).tolist()) == list(range(300))
     assert all(sum(lengths[i] for i in batch) <= 600 for batch in batches)
     assert sum(lengths) / 600 <= len(batches) < 1.2 * sum(lengths) / 600  # full ones: padding is not counted
@@ -81,16 +99,22 @@ def test_a_ranking_is_not_torn():
     assert sorted(len(group) for group in groups) == [1, 2, 6, 36]  # two pairs are four replies
     for group in groups:
         assert len({tuple(rows[order[i]][0].prompt_ids) for i in group}) == 1
-    many = side_by_side(ranking(4, 40))
+    many, compared = side_by_side(large := ranking(4, 40)), 0
     assert sorted(i for group in many for i in group) == list(range(780))
-    assert max(map(len, many)) <= batching.COMPARED
+    for group in many:
+        replies = distinct([example for i in group for example in large[i]])[0]
+        assert len(replies) <= 16
+        compared += len(replies)
+    assert compared <= 10 * 16  # five blocks of eight, two by two; one by one it is 1,560
     votes = side_by_side([(Example([4], [5]), Example([4], [6]))] * 300)
     assert [len(group) for group in votes] == [120, 120, 60]
 
 
 def test_a_step_counts_a_reply_once_that_is_compared_again():
     rows = [pair for prompt in range(10, 30) for pair in ranking(prompt, 4)]
-    batches = Groups(rows).epoch(5 * 4 * 5, np.random.default_rng(0))  # five rankings of four replies of five tokens
+    batches = Groups([row(*pair) for pair in rows]).epoch(
+        5 * 4 * 5, np.random.default_rng(0)
+    )  # five rankings of four replies of five tokens
     assert [len(batch) for batch in batches] == [30] * 4
 
 
@@ -105,48 +129,90 @@ def test_what_is_equal_stands_once():
     assert distinct([a, b, Example((4,), (5, 6)), other, b]) == ([a, b, other], [0, 1, 0, 2, 1])
 
 
-def taught(model, module, seen, monkeypatch):
-    """Weights after an epoch over rankings, under DPO or as a reward model."""
-    rows = [pair for prompt in range(10, 22) for pair in ranking_of(prompt)]
-    if module is train_reward:
-        forward = type(model).heads
-        monkeypatch.setattr(type(model), "heads", lambda self, rows: seen.append(len(rows)) or forward(self, rows))
-        compared = [Comparison(**vars(row), labels=(row.label,), margins=(0.0,)) for row in rows]
-        options = RewardOptions(num_epochs=1, lr=1e-3, batch_tokens=100)
-        train_reward.train(model, model.network, compared, options, 0, Recorder())
-        return weights(model.network)
-    frozen, original = copy.deepcopy(model), token_logprobs
-    monkeypatch.setattr(module, "token_logprobs", lambda *args: seen.append(len(args[1])) or original(*args))
-
-    @torch.no_grad()
-    def reference(examples):
-        seen.append(len(examples))
-        return token_logprobs(frozen, examples)
-
-    algorithm = algorithms.load("dpo", {"beta": 0.1, "lr": 1e-3, "num_epochs": 1, "batch_tokens": 100})
-    module.train_on_pairs(model, partial(reply_sums, reference), rows, algorithm, 0, Recorder())
-    return weights(model)
+PROMPTS = 12
 
 
-def ranking_of(prompt):
-    replies = [Example([prompt, 5], reply(number + prompt)) for number in range(4)]
-    return [Pair(a, b, 1.0, 1 / 6) for a, b in combinations(replies, 2)]
+def ranked():
+    """Rankings of four replies."""
+    for prompt in range(10, 10 + PROMPTS):
+        replies = [Example([prompt, 5], reply(number + prompt)) for number in range(4)]
+        yield from (Pair(a, b, float(n % 2), 0.1 + n) for n, (a, b) in enumerate(combinations(replies, 2)))
 
 
-@pytest.mark.parametrize("module", [train_on_pairs, train_reward], ids=["dpo", "reward"])
-def test_replies_of_a_ranking_are_computed_once_and_teach_as_before(
-    module, tiny_model, small_reward_model, monkeypatch
+def judged(pairs):
+    """Each reply of each pair by itself: three times, not always with the same verdict."""
+    return [(example, bool(n % 2), 1.0 + n % 3) for n, pair in enumerate(pairs) for example in (pair.a, pair.b)]
+
+
+def learn(kind, model):
+    """An epoch of a loop over rankings, in place."""
+    pairs, recorder = list(ranked()), Recorder()
+    options = {"num_epochs": 1, "lr": 1e-3, "batch_tokens": 100}
+    if kind == "reward":
+        rows = [Comparison(**vars(row), labels=(row.label,), margins=(0.0,)) for row in pairs]
+        train_reward.train(model, model.network, rows, RewardOptions(**options), 0, recorder)
+    elif kind == "outcome":
+        rows = [outcome.Verdict(*row) for row in judged(pairs)]
+        outcome.train(model, model.network, rows, DatasetOptions(**options), 0, recorder)
+    elif kind == "sft":
+        rows = [example for example, _, _ in judged(pairs)]
+        train_on_dataset(model, rows, reply_nll(model), lambda row: 1.0, DatasetOptions(**options), 0, recorder)
+    else:
+        frozen = copy.deepcopy(model)
+        reference = partial(reply_sums, torch.no_grad()(lambda examples: token_logprobs(frozen, examples)))
+        algorithm = algorithms.load(kind, {"beta": 0.1, "sft_weight": 0.1} | options)
+        if kind == "dpo":
+            train_on_pairs.train_on_pairs(model, reference, pairs, algorithm, 0, recorder)
+        else:
+            train_on_feedback.train_on_feedback(model, reference, feedback.from_pairs(pairs), algorithm, 0, recorder)
+    assert len(recorder.rows) == 3  # of five rankings of four replies of five tokens
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto", "sft", "reward", "outcome"])
+def test_what_stands_in_a_step_again_is_computed_once_and_teaches_as_before(
+    kind, tiny_model, small_reward_model, monkeypatch
 ):
-    model = small_reward_model if module is train_reward else tiny_model
-    one, other, few, all_of_them = copy.deepcopy(model), copy.deepcopy(model), [], []
-    with monkeypatch.context() as patch:
-        learned = taught(one, module, few, patch)
-    with monkeypatch.context() as patch:
-        for where in (module, logprobs):
-            patch.setattr(where, "distinct", lambda examples: (list(examples), list(range(len(list(examples))))))
-        plain = taught(other, module, all_of_them, patch)
-    passes = 1 if module is train_reward else 2  # the reference's
-    assert sum(few) == passes * 12 * 4
-    assert sum(all_of_them) == passes * 12 * 12
-    assert not torch.equal(learned, weights(model.network if module is train_reward else model))
-    torch.testing.assert_close(learned, plain, rtol=1e-3, atol=1e-5)
+    start = small_reward_model if kind in ("reward", "outcome") else tiny_model
+    rows_of, passes = packing.rows_of, []
+    note = lambda examples, config: passes.append(examples) or rows_of(examples, config)  # noqa: E731
+    monkeypatch.setattr(packing, "rows_of", note)
+
+    def learned():
+        model = copy.deepcopy(start)
+        learn(kind, model)
+        with_gradient = [examples for examples in passes if examples and len(examples[0].prompt_ids) == 2]
+        passes.clear()
+        return weights(getattr(model, "network", model)), sum(map(len, with_gradient))
+
+    once, computed = learned()
+    for module in (train_on_pairs, train_reward, train_on_feedback, logprobs, outcome):
+        every = lambda examples: (found := list(examples), list(range(len(found))))  # noqa: E731
+        monkeypatch.setattr(module, "distinct", every)
+    plain, computed_before = learned()
+    moved = (once - weights(getattr(start, "network", start))).norm()
+    assert moved > 0
+    assert (once - plain).norm() < 1e-3 * moved  # AdamW divides what rounding left of gradients of 0
+    references = {"dpo": 1, "kto": 1}.get(kind, 0)
+    if kind != "kto":  # which measures mismatched replies besides
+        assert computed == (1 + references) * PROMPTS * 4
+        assert computed_before == (1 + references) * PROMPTS * 12
+    assert computed < 0.7 * computed_before
+
+
+def test_a_step_of_votes_on_few_replies_is_no_larger_than_it_counts():
+    """A thousand on each of ten pairs of eight tokens: an eighth of all tokens counts."""
+    rows = [row(Example([n], [5, 6, 1]), Example([n], [7, 8, 1])) for n in range(10) for _ in range(1000)]
+    batches = Groups(rows).epoch(500, np.random.default_rng(0))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(10000))
+    assert len(batches) >= 10000 * 8 / 8 / 500
+    assert max(map(len, batches)) <= 8 * 500 / 8
+
+
+def test_runs_take_no_more_places_than_they_may_and_share_what_is_equal():
+    rows = [row(*pair) for prompt in range(4, 8) for pair in sorted(ranking(prompt, 4), key=lambda p: p[0].reply_ids)]
+    assert [run for part in batching.runs(rows, 20) for run in part] == rows
+    assert [len(part) for part in batching.runs(rows, 5 * 8)] == [12, 12]  # eight replies of five tokens
+    for part in batching.runs(rows, 15):
+        assert len(distinct([example for each in part for example in each.examples])[0]) <= 3
+    assert [len(part) for part in batching.runs(rows, 1)] == [1] * 24
+    assert [len(part) for part in batching.by_prompt(rows)] == [6] * 4

@@ -90,7 +90,7 @@ def test_the_balance_of_verdicts_is_said_where_it_is_off():
 def test_a_partner_is_the_own_prompt_with_a_reply_to_another():
     rows = feedback.from_pairs(named(60))
     replies = {tuple(row.example.reply_ids): tuple(row.example.prompt_ids) for row in rows}
-    longest = max(row.length for row in rows)
+    longest = max(row.example.length for row in rows)
     used = []
     for row in rows:
         assert row.mismatched.prompt_ids == row.example.prompt_ids

@@ -1,5 +1,6 @@
 """The passes of every stage: hand-worked counts, what algorithms ask for, and memory against a real step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def test_pairs_and_feedback():
         "log-probs of the policy, mismatched": 6000,
         "replies": 6000,
     }
+    # Fifty pairs of rankings of four are 33 replies, and a verdict on both replies of each.
+    ranked = replace(ROWS, pairs={fold: Lengths(50, 10, 20, 4 / 6) for fold in FOLDS})
+    dpo = tokens(workload.align(NETWORK, ranked, algorithm("dpo", num_epochs=2), 1, 40))
+    assert dpo == pytest.approx({"log-probs of the reference": 1000, "pairs": 2000})
+    kto = tokens(workload.align(NETWORK, ranked, algorithm("kto", num_epochs=2), 1, 40))
+    assert kto == pytest.approx(
+        {
+            "log-probs of the reference": 1000,
+            "log-probs of the reference, mismatched": 3000,
+            "log-probs of the policy, mismatched": 6000,
+            "replies": 2000,
+        }
+    )
     weights = [workload.align(n, ROWS, algorithm("dpo"), 1, 40).memory["weights"] for n in (NETWORK, ADAPTED)]
     assert weights == [2 * 4 * SHAPE.parameters, 4 * (SHAPE.parameters + SHAPE.lora_parameters(2))]
     assert workload.align(NETWORK, ROWS, algorithm("orpo"), 1, 40).memory["weights"] == 4 * SHAPE.parameters
