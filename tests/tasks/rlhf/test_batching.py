@@ -156,7 +156,8 @@ def learn(kind, model):
         outcome.train(model, model.network, rows, DatasetOptions(**options), 0, recorder)
     elif kind == "sft":
         rows = [example for example, _, _ in judged(pairs)]
-        train_on_dataset(model, rows, reply_nll(model), lambda row: 1.0, DatasetOptions(**options), 0, recorder)
+        weight = lambda row: 1.0 + row.reply_ids[0] % 3  # noqa: E731
+        train_on_dataset(model, rows, reply_nll(model), weight, DatasetOptions(**options), 0, recorder)
     else:
         frozen = copy.deepcopy(model)
         reference = partial(reply_sums, torch.no_grad()(lambda examples: token_logprobs(frozen, examples)))

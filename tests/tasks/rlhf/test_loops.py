@@ -28,6 +28,7 @@ class Recorder:
 
     def measure(self, step, total, **metrics):
         assert all(np.isfinite(value) for value in metrics.values())
+        assert metrics.get("tokens_per_second", 1.0) > 0
 
     def phase(self, name):
         return contextlib.nullcontext()
