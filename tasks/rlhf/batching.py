@@ -18,7 +18,7 @@ from tasks.rlhf.batch import Example
 TOGETHER = 4
 # Replies of a ranking, and its comparisons, that stand side by side.
 RANKED, COMPARED = 16, 120
-# A reply that stands there again counts an eighth, once these are more than the different ones: a step of a thousand
+# A reply that is compared again counts an eighth, once these are more than the different ones: a step of a thousand
 # votes on few replies would be a step like any other, and an epoch have few of them.
 AGAIN = 8
 
@@ -40,14 +40,14 @@ class Groups:
     def __init__(self, rows: Sequence[Row]) -> None:
         self._groups = [np.array(group) for group in side_by_side([row.examples for row in rows])]
         found = [[example for i in group for example in rows[i].examples] for group in self._groups]
-        self._tokens = np.array([_tokens(examples) for examples in found])
+        self._tokens = np.array([_tokens([rows[i].examples for i in group]) for group in self._groups])
         self._widths = np.array([packed_width(distinct(examples)[0]) for examples in found])
 
     def epoch(self, budget: int, generator: np.random.Generator) -> list[np.ndarray]:
         """All rows in random order, in batches of groups that take similar places when packed.
 
         A batch holds at most `budget` tokens, and at least one group. Padding is not counted, nor is an example that
-        stands there again (but see AGAIN).
+        is compared again (but see AGAIN).
         """
         ones = np.ones_like(self._tokens)
         batches = _pools(ones, self._tokens, self._widths, budget, generator, padded=False)
@@ -201,10 +201,12 @@ def _key(example: Example) -> Hashable:
     return tuple(example.prompt_ids), tuple(example.reply_ids)
 
 
-def _tokens(examples: Sequence[Example]) -> int:
+def _tokens(rows: Sequence[Sequence[Example]]) -> int:
     """What they count in a step."""
-    once = sum(example.length for example in distinct(examples)[0])
-    return max(once, sum(example.length for example in examples) // AGAIN)
+    alone = sum(row[0].length for row in rows if len(row) == 1)
+    compared = [example for row in rows if len(row) > 1 for example in row]
+    once = sum(example.length for example in distinct(compared)[0])
+    return alone + max(once, sum(example.length for example in compared) // AGAIN)
 
 
 def _split(numbers: list[int]) -> list[list[int]]:

@@ -65,7 +65,7 @@ class DatasetOptions(OptimizerOptions):
     """The loop over a fixed dataset."""
 
     num_epochs: Count
-    batch_tokens: Count  # tokens per optimiser step; neither padding nor a reply compared again is counted
+    batch_tokens: Count  # tokens per optimiser step, padding and replies compared again not counted
     micro_batch_tokens: Count = 65536  # tokens per forward pass: bounds memory, changes no result
 
 
