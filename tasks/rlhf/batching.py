@@ -7,7 +7,7 @@ arXiv:2203.02155, section 3.5).
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -39,9 +39,9 @@ class Groups:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._groups = [np.array(group) for group in side_by_side([row.examples for row in rows])]
-        found = [[example for i in group for example in rows[i].examples] for group in self._groups]
-        self._tokens = np.array([_tokens([rows[i].examples for i in group]) for group in self._groups])
-        self._widths = np.array([packed_width(distinct(examples)[0]) for examples in found])
+        found = [[rows[i].examples for i in group] for group in self._groups]
+        self._tokens = np.array([_tokens(each) for each in found])
+        self._widths = np.array([packed_width(distinct(chain.from_iterable(each))[0]) for each in found])
 
     def epoch(self, budget: int, generator: np.random.Generator) -> list[np.ndarray]:
         """All rows in random order, in batches of groups that take similar places when packed.
