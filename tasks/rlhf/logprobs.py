@@ -133,11 +133,8 @@ def reply_states(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tenso
     """Hidden states that predict the reply tokens, [N, D], and those tokens, [N]."""
     model = unwrapped(model)
     rows = packing.rows_of(examples, model.config)
-    places_N, targets_N = (
-        torch.from_numpy(places).to(model.device) for places in (rows.predicting_places(), rows.reply_places())
-    )
-    reply_ids_N = rows.ids_RL.to(model.device).flatten().index_select(0, targets_N)
-    return packing.states(model.base_model, rows, places_N), reply_ids_N
+    reply_ids_N = rows.ids_RL.flatten()[torch.from_numpy(rows.reply_places())].to(model.device)
+    return packing.states(model.base_model, rows, rows.predicting_places()), reply_ids_N
 
 
 def _over_chunks(model: Any, examples: Sequence[Example], temperature: float, entropy: bool) -> list[Tensor]:

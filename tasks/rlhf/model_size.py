@@ -143,8 +143,15 @@ def activation_bytes(shape: Shape, tokens: float, number_bytes: int, lora_rank: 
 
 
 def unread_flops(shape: Shape, tokens: float) -> float:
-    """Of a forward pass of the last MLP at so many positions: left out where nobody reads its result (packing.py)."""
+    """Of a forward pass of the last MLP at so many places: left out where nobody reads its result (last_layer.py)."""
     return 6 * shape.hidden_size * shape.intermediate_size * tokens
+
+
+def unasked_flops(shape: Shape, sequences: float, length: float) -> float:
+    """Of a forward pass of the last attention: left out where one place of each sequence is read (last_layer.py)."""
+    queries = shape.heads * shape.head_dim
+    projections = 4 * shape.hidden_size * queries * sequences * (length - 1)
+    return projections + 4 * queries * sequences * length * (length - 1) / 2
 
 
 def unread_bytes(shape: Shape, tokens: float, number_bytes: int, lora_rank: int | None = None) -> float:

@@ -6,23 +6,18 @@ Each reply sees the prompt and itself, at the positions it would have alone: a r
 rows of their own, but for rounding. Comparisons, and groups of replies to a prompt, hold a prompt two times and more.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf import attention, compiled, recompute
+from tasks.rlhf import attention, last_layer
 from tasks.rlhf.batch import Example, pad_right
 from tasks.rlhf.batching import packed
 
-# Bodies known to take a mask of [rows, 1, length, length] for every layer, and positions that start again; a layer of
-# theirs is h + attention(norm(h)), then h + mlp(norm(h)).
-KNOWN_BODIES = {"llama", "qwen2", "qwen3"}
 WORTH = 0.85  # of the plain rows' places, padding counted; a mask costs some of what is saved
 
 
@@ -68,7 +63,7 @@ def rows_of(examples: Sequence[Example], config: Any) -> Rows:
 def can_pack(config: Any) -> bool:
     """Whether every layer of the body attends to all places, by an implementation that takes a mask."""
     return (
-        config.model_type in KNOWN_BODIES
+        config.model_type in last_layer.KNOWN_BODIES
         and getattr(config, "_attn_implementation", None) in ("sdpa", "eager", attention.NAME)
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     )
@@ -82,9 +77,9 @@ def plain_rows(examples: Sequence[Example], pad: int) -> Rows:
     return Rows(ids_RL, starts_B, starts_B - 1, np.array([len(e.reply_ids) for e in examples]))
 
 
-def states(body: Any, rows: Rows, places_N: Tensor) -> Tensor:
-    """The last hidden states at these places, [N, D]; `places_N`: int64, on the body's device."""
-    device = places_N.device
+def states(body: Any, rows: Rows, places_N: np.ndarray) -> Tensor:
+    """The last hidden states at these places, int64: [N, D], on the body's device."""
+    device = body.device
     extra: dict[str, Tensor] = {}
     if rows.positions_RL is not None and rows.seen_R1LL is not None:
         extra["position_ids"] = rows.positions_RL.to(device)
@@ -94,41 +89,11 @@ def states(body: Any, rows: Rows, places_N: Tensor) -> Tensor:
                 ~seen, torch.finfo(body.dtype).min
             )
         extra["attention_mask"] = seen
-    with _read_at(places_N, body) as is_read:
+    on_device_N = torch.from_numpy(places_N).to(device)
+    with last_layer.read_at(places_N, on_device_N, rows.ids_RL.shape, body) as is_read:
         hidden: Tensor = body(input_ids=rows.ids_RL.to(device), use_cache=False, **extra).last_hidden_state
     hidden_PD = hidden.flatten(0, 1)
-    return hidden_PD if is_read else hidden_PD.index_select(0, places_N)
-
-
-@contextmanager
-def _read_at(places_N: Tensor, body: Any) -> Iterator[bool]:
-    """Have the last layer give [1, N, D], its output at these places: the others are asked for keys and values alone.
-
-    So the MLP, two thirds of a layer, is computed where its result is read. Yields whether the body can do so.
-    """
-    layer = body.layers[-1] if body.config.model_type in KNOWN_BODIES else None
-    replaced = vars(layer).get("forward") if layer is not None else None
-    known = replaced is None or recompute.is_recomputed(layer) or compiled.is_compiled(layer)
-    if layer is None or not known:
-        yield False
-        return
-    read = compiled.compiled(_read) if compiled.is_compiled(layer) else _read
-    forward = partial(read, layer, places_N)
-    layer.forward = partial(recompute.recomputed, forward) if recompute.is_recomputed(layer) else forward
-    try:
-        yield True
-    finally:
-        del layer.forward
-        if replaced is not None:
-            layer.forward = replaced
-
-
-def _read(layer: Any, places_N: Tensor, hidden_RLD: Tensor, **kwargs: Any) -> Tensor:
-    """[1, N, D]: what a layer gives at these places."""
-    attended_RLD, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_RLD), **kwargs)
-    hidden_ND = (hidden_RLD + attended_RLD).flatten(0, 1).index_select(0, places_N)
-    out_ND: Tensor = hidden_ND + layer.mlp(layer.post_attention_layernorm(hidden_ND))
-    return out_ND[None]
+    return hidden_PD if is_read else hidden_PD.index_select(0, on_device_N)
 
 
 def _packed(examples: Sequence[Example], groups: list[tuple[tuple[int, ...], list[int]]], pad: int) -> Rows:

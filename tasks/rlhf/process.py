@@ -111,8 +111,7 @@ def forward(model: RewardModel, rows: Sequence[Solution]) -> Tensor:
     network = unwrapped(model.network)
     packed = packing.rows_of([row.example for row in rows], network.config)
     places = [int(start) + end for start, row in zip(packed.starts_B, rows, strict=True) for end in row.ends]
-    places_S = torch.tensor(places, device=network.device)
-    scores_S: Tensor = model.read(packing.states(network.base_model, packed, places_S))[:, 0]
+    scores_S: Tensor = model.read(packing.states(network.base_model, packed, np.array(places)))[:, 0]
     return scores_S
 
 

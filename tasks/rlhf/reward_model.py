@@ -60,11 +60,9 @@ class RewardModel:
         network = unwrapped(self.network)
         rows = packing.rows_of(examples, network.config)
         if self.pooling == "last":
-            places_B = torch.from_numpy(rows.end_places()).to(network.device)
-            return self.read(packing.states(network.base_model, rows, places_B))
+            return self.read(packing.states(network.base_model, rows, rows.end_places()))
         # The head is linear: its value at the mean is the mean of a score per token.
-        places_N = torch.from_numpy(rows.reply_places()).to(network.device)
-        reply_ND = packing.states(network.base_model, rows, places_N)
+        reply_ND = packing.states(network.base_model, rows, rows.reply_places())
         sizes_B = torch.from_numpy(rows.sizes_B).to(network.device)
         row_N = torch.repeat_interleave(torch.arange(len(examples), device=network.device), sizes_B)
         sums_BD = reply_ND.new_zeros(len(examples), reply_ND.shape[1]).index_add(0, row_N, reply_ND)

@@ -7,7 +7,7 @@ data/bench/learning.json: per algorithm rows per second of both, the median of t
 memory of both. On a processor that is fast in bfloat16 the peer runs twice: `peer` keeps float32 weights and computes
 in bfloat16, as we do; `peer_coarse` has weights and moments in bfloat16 alone, which is faster and rounds small steps
 away. Without --data the rows are those of the embedded world. Takes about half an hour. With --compiled both sides
-compile their models with torch.compile and are timed in a second epoch, when that is done; of SFT and reward models.
+compile their models with torch.compile and are timed in a second epoch, when that is done; not of GRPO and RLOO.
 With --ranked the pairs are those of rankings of so many replies; of reward models and DPO.
 """
 
@@ -87,7 +87,7 @@ def main() -> None:
     mode: dict[str, str] = {}
     suffix, algorithms = "", ALGORITHMS
     if options.compiled:
-        mode, suffix, algorithms = {material.COMPILED: "1"}, "_compiled", ("sft", "reward")
+        mode, suffix, algorithms = {material.COMPILED: "1"}, "_compiled", ("sft", "reward", "dpo", "kto")
     if options.ranked:
         mode, suffix = {material.RANKED: str(options.ranked)}, f"_ranked_{options.ranked}"
         algorithms = ("reward", "dpo")

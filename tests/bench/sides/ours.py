@@ -130,13 +130,13 @@ def policy_and_reference(folder: Path) -> tuple[Any, Callable[..., Any]]:
     from tasks.rlhf import models
     from tasks.rlhf.logprobs import token_logprobs
 
-    frozen = models.load_policy(folder / "model", material.dtype_of(folder))
+    frozen = trained(models.load_policy(folder / "model", material.dtype_of(folder)))
 
     def reference(examples: Sequence[Any]) -> Any:
         with torch.no_grad():
             return token_logprobs(frozen, examples)
 
-    return models.load_policy(folder / "model", material.dtype_of(folder)), reference
+    return trained(models.load_policy(folder / "model", material.dtype_of(folder))), reference
 
 
 def budget(rows: Sequence[Any], per_step: int) -> int:

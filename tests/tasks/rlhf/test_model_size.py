@@ -1,7 +1,9 @@
 """Sizes against the real models: parameters exactly, FLOPs as torch counts them, activations as autograd keeps them."""
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.rlhf import model_size, packing
@@ -80,10 +82,20 @@ def test_flops_of_a_last_layer_that_is_read_at_some_places():
     model.set_attn_implementation("eager")
     rows = packing.plain_rows([Example([5] * 8, [6] * 4)] * 5, pad=0)
     with FlopCounterMode(display=False) as counted, torch.no_grad():
-        packing.states(model.base_model, rows, torch.from_numpy(rows.predicting_places()))
+        packing.states(model.base_model, rows, rows.predicting_places())
     unseen = 4 * shape.num_layers * shape.heads * shape.head_dim * 5 * 12 * (12 - 6.5)
     expected = model_size.body_flops(shape, 5, 12) - model_size.unread_flops(shape, 5 * 8)
     assert expected + unseen == counted.get_total_flops()
+
+
+def test_flops_of_a_last_layer_that_is_read_at_one_place_of_each_row():
+    model, shape = build(*CONFIGS[0])
+    rows = packing.plain_rows([Example([5] * 8, [6] * 4)] * 5, pad=0)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted, torch.no_grad():
+        packing.states(model.base_model, rows, rows.end_places())
+    unseen = 4 * (shape.num_layers - 1) * shape.heads * shape.head_dim * 5 * 12 * (12 - 6.5)
+    left_out = model_size.unread_flops(shape, 5 * 11) + model_size.unasked_flops(shape, 5, 12)
+    assert model_size.body_flops(shape, 5, 12) - left_out + unseen == counted.get_total_flops()
 
 
 def test_adapters_halve_the_backward_pass_but_for_their_own():
@@ -111,7 +123,7 @@ def test_activations_are_what_autograd_keeps(number, dtype, rank):
 
     examples = [Example([5] * 15, [6] * 25)] * 8
     rows = packing.plain_rows(examples, pad=0)
-    for places, unread in ((torch.arange(8 * 40), 0), (torch.from_numpy(rows.predicting_places()), 8 * 15)):
+    for places, unread in ((np.arange(8 * 40), 0), (rows.predicting_places(), 8 * 15)):
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = packing.states(unwrapped(model).base_model, rows, places)

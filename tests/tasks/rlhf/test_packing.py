@@ -2,10 +2,11 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
-from tasks.rlhf import packing
+from tasks.rlhf import attention, last_layer, packing
 from tasks.rlhf.batch import Example
 from tasks.rlhf.logprobs import token_logprobs
 
@@ -80,11 +81,42 @@ def test_a_last_layer_read_at_some_places_is_the_same_there(kind, monkeypatch):
     read_N = token_logprobs(model, examples)
     of_read = gradients(model, read_N)
     assert "forward" not in vars(model.base_model.layers[-1])  # put back
-    monkeypatch.setattr(packing, "KNOWN_BODIES", set())
+    monkeypatch.setattr(last_layer, "KNOWN_BODIES", set())
     whole_N = token_logprobs(model, examples)
     assert torch.allclose(read_N, whole_N, rtol=0, atol=1e-6)
     for read, whole in zip(of_read, gradients(model, whole_N), strict=True):
         assert (read - whole).norm() <= 1e-6 * whole.norm() + 1e-12
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("implementation", ["sdpa", attention.NAME])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_queries_of_few_places_are_those_of_all(kind, implementation, packed, monkeypatch):
+    model, asked = models(kind, "sdpa"), []
+    if implementation == attention.NAME:
+        attention.use(model)
+    body = model.base_model
+    body.layers[-1].self_attn.q_proj.register_forward_hook(lambda _, given, __: asked.append(given[0].shape[1]))
+    examples = [*SHARED, Example([*BEGINNING, 3], [*range(20, 32)])]
+    rows = packing.rows_of(examples, model.config) if packed else packing.plain_rows(examples, 0)
+    assert (rows.seen_R1LL is not None) == packed
+    first = rows.end_places()[:1]
+    # Three of the first row, of a prompt too, and one of the others, in no order; then one place in all.
+    for places_N in (np.concatenate([rows.end_places()[::-1], rows.starts_B[:1], first % 2]), first):
+        monkeypatch.setattr(last_layer, "FEW", 0.5)
+        few_ND = packing.states(body, rows, places_N)
+        of_few = gradients_of_states(body, few_ND)
+        monkeypatch.setattr(last_layer, "FEW", 0.0)
+        all_ND = packing.states(body, rows, places_N)
+        assert asked[-2] <= 5 < asked[-1] == rows.ids_RL.shape[1]
+        assert torch.allclose(few_ND, all_ND, rtol=0, atol=1e-6)
+        for few, every in zip(of_few, gradients_of_states(body, all_ND), strict=True):
+            assert (few - every).norm() <= 1e-6 * every.norm() + 1e-12
+
+
+def gradients_of_states(body, states_ND):
+    weights_ND = torch.arange(1.0, states_ND.numel() + 1, dtype=torch.float64).reshape(states_ND.shape).cos()
+    return torch.autograd.grad((states_ND * weights_ND).sum(), list(body.parameters()))
 
 
 def test_the_last_mlp_is_computed_where_it_is_read():
