@@ -93,7 +93,7 @@ def _load_scorers(params: Params, data: Path) -> Scorers:
 
 def _policies(params: Params, data: Path, tokenizer: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
     """The models to compare, by name, each loaded with its tokenizer when its turn comes."""
-    from tasks.rlhf import models
+    from tasks.rlhf import base_model, models
 
     def load(folder: Path) -> tuple[Any, Any]:
         return models.load_policy(folder, params.model.dtype), models.load_tokenizer(folder)
@@ -101,7 +101,7 @@ def _policies(params: Params, data: Path, tokenizer: Any) -> dict[str, Callable[
     found: dict[str, Callable[[], tuple[Any, Any]]] = {}
     if params.model.base != "scratch":  # a model from scratch can say nothing before SFT
         whole = params.model.model_copy(update={"lora": None})  # without the 4-bit numbers it may be trained from
-        found["base"] = lambda: (models.load_base(whole, tokenizer, params.seed).eval(), tokenizer)
+        found["base"] = lambda: (base_model.load_base(whole, tokenizer, params.seed).eval(), tokenizer)
     found["sft"] = lambda: load(data / "models/sft")
     found["policy"] = lambda: load(data / "models/policy")
     if (data / "champion/manifest.json").is_file():

@@ -18,12 +18,12 @@ class Params(stage.Params, DatasetOptions):
 
 
 def run(params: Params, data: Path, tracker: FileTracker) -> dict[str, Any]:
-    from tasks.rlhf import dataset, models, train_on_dataset
+    from tasks.rlhf import base_model, dataset, models, train_on_dataset
     from tasks.rlhf.logprobs import reply_nll
 
     models.seed_everything(params.seed)
     tokenizer = models.load_tokenizer(data / "tokenizer")
-    model = models.to_train(models.load_base(params.model, tokenizer, params.seed), params.model)
+    model = models.to_train(base_model.load_base(params.model, tokenizer, params.seed), params.model)
     examples = dataset.read_examples(data / "prepared/demonstrations")
 
     model.train()

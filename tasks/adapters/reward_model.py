@@ -16,13 +16,13 @@ from mlflow.pyfunc import PythonModel
 
 class RewardModel(PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModel, AutoTokenizer
 
         self.members = []
         for folder in (Path(path) for _, path in sorted(context.artifacts.items())):
             settings = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
-            network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-            self.members.append((AutoTokenizer.from_pretrained(folder), network, settings))
+            body = AutoModel.from_pretrained(folder).eval()  # transformers has no classifier for some of its models
+            self.members.append((AutoTokenizer.from_pretrained(folder), body, _head(folder), settings))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: Any = None) -> list[float]:
         return [self._score(str(row.prompt), str(row.reply)) for row in model_input.itertuples()]
@@ -33,14 +33,14 @@ class RewardModel(PythonModel):  # type: ignore[misc]
         import torch
 
         scores = []
-        for tokenizer, network, settings in self.members:
+        for tokenizer, body, head_KD, settings in self.members:
             text = tokenizer.apply_chat_template(json.loads(prompt), tokenize=False, add_generation_prompt=True)
             prompt_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             reply_ids = [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
             with torch.no_grad():
-                hidden = network.base_model(input_ids=torch.tensor([prompt_ids + reply_ids])).last_hidden_state[0]
-                mean = settings["pooling"] == "mean"
-                heads = network.score(hidden[len(prompt_ids) :].mean(0) if mean else hidden[-1]).float().tolist()
+                hidden_LD = body(input_ids=torch.tensor([prompt_ids + reply_ids])).last_hidden_state[0]
+                read_D = hidden_LD[len(prompt_ids) :].mean(0) if settings["pooling"] == "mean" else hidden_LD[-1]
+                heads = (head_KD @ read_D).float().tolist()
             if (bound := settings["bound"]) is not None:
                 heads = [bound * math.tanh(head / bound) for head in heads]
             # The heads stand in the order of their sorted names, as the keys of the file do.
@@ -48,6 +48,17 @@ class RewardModel(PythonModel):  # type: ignore[misc]
             score = sum(head * weight for head, weight in zip(heads, weights, strict=True))
             scores.append(score - settings["length_slope"] * len(reply_ids) - settings["shift"])
         return float(sum(scores) / len(scores))
+
+
+def _head(folder: Path) -> Any:
+    """The heads' weights, [K, D]."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if "score.weight" in file.keys():  # noqa: SIM118 - no mapping
+                return file.get_tensor("score.weight")
+    raise FileNotFoundError(f"{folder}: no weights of a reward model's heads (score.weight) in its *.safetensors")
 
 
 mlflow.models.set_model(RewardModel())

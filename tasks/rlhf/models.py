@@ -1,4 +1,4 @@
-"""Models as plain transformers folders: building, loading, saving. Reward models: reward_model.py.
+"""Models as plain transformers folders: loading, saving. The first: base_model.py; reward models: reward_model.py.
 
 Whatever was trained with adapters is merged before it is saved, so every folder loads with
 `from_pretrained` alone.
@@ -17,7 +17,7 @@ from tasks.records import forget_environment
 from tasks.rlhf import attention, ranks
 from tasks.rlhf.batch import Example
 from tasks.rlhf.compiled import compile_layers
-from tasks.rlhf.logprobs import logits, reply_states, unwrapped
+from tasks.rlhf.logprobs import reply_states
 from tasks.rlhf.options import LoraOptions, ModelOptions
 from tasks.rlhf.quantize import merged, quantized
 from tasks.rlhf.recompute import recompute_layers
@@ -55,64 +55,10 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(existing(folder))
 
 
-def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
-    """The model everything starts from: a new tiny Llama, a local folder, or a pinned model of the hub."""
-    if params.base == "scratch":
-        if params.lora is not None and params.lora.quantize is not None:
-            raise ValueError(
-                f"params.yaml: model.lora.quantize = {params.lora.quantize!r}: model.base = scratch has no weights to "
-                "load; set it to null, or give a model"
-            )
-        return placed(_scratch(params, tokenizer, seed))
-    from transformers import AutoModelForCausalLM
-
-    local = Path(params.base).is_dir()
-    if not local and params.revision is None:
-        raise ValueError(
-            f"params.yaml: model.base = {params.base!r} is no local folder, and model.revision is null: "
-            "give the path of an existing folder, or pin the hub model by its commit"
-        )
-    revision = None if local else params.revision
-    arguments = quantized(params.lora, params.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        params.base, revision=revision, dtype=getattr(torch, params.dtype), **arguments
-    )
-    if (room := max_tokens(model)) is not None and params.max_length > room:
-        raise ValueError(
-            f"params.yaml: model.max_length = {params.max_length}: {params.base} has room for {room} tokens "
-            "(max_position_embeddings); lower it"
-        )
-    model.revision = revision  # to load the same weights again (quantize.py)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        if arguments:
-            raise ValueError(
-                "params.yaml: model.lora.quantize = 'nf4': the tokenizer has more tokens than the model, whose weights "
-                "would have to be changed; set it to null"
-            )
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model = placed(_settle(model, tokenizer))
-    _check_logits(model, params.base)
-    return model
-
-
 def max_tokens(model: Any) -> int | None:
     """Of prompt and reply, that the model has positions for; None where it does not say."""
     room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return room
-
-
-@torch.no_grad()
-def _check_logits(model: Any, name: str) -> None:
-    """Training and sampling compute logits themselves (logprobs.logits): they have to be the model's own."""
-    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    own = model.eval()(input_ids=ids).logits[0].float().log_softmax(-1)
-    found = logits(model, unwrapped(model).base_model(input_ids=ids).last_hidden_state[0]).log_softmax(-1)
-    gap = float((own - found).abs().max())
-    if not gap < (1e-3 if model.dtype == torch.float32 else 0.25):
-        raise ValueError(
-            f"params.yaml: model.base = {name!r}: a model of type {model.config.model_type} does something unknown to "
-            f"what its head gives (log-probs differ by {gap:.3g} nats); choose a model of another type"
-        )
 
 
 def placed(model: Any) -> Any:
@@ -208,34 +154,6 @@ class Critic(torch.nn.Module):
         hidden_ND, _ = reply_states(self.model, examples)
         values_N: Tensor = self.head(hidden_ND.float()).squeeze(-1)
         return values_N
-
-
-def _scratch(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=params.hidden_size,
-        intermediate_size=params.intermediate_size,
-        num_hidden_layers=params.num_layers,
-        num_attention_heads=params.num_heads,
-        max_position_embeddings=params.max_length,
-        tie_word_embeddings=True,
-        dtype=params.dtype,
-    )
-    return _settle(LlamaForCausalLM(config).to(getattr(torch, params.dtype)), tokenizer)
-
-
-def _settle(model: Any, tokenizer: Any) -> Any:
-    """Make model and tokenizer agree on the special tokens, and generation plain sampling."""
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise ValueError("data/tokenizer: pad and eos must be two tokens, or the policy never learns to stop")
-    for config in (model.config, model.generation_config):
-        config.pad_token_id = tokenizer.pad_token_id
-        config.eos_token_id = tokenizer.eos_token_id
-        config.bos_token_id = tokenizer.bos_token_id
-    return model
 
 
 def existing(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.rlhf import packing, ranks
+from tasks.rlhf import classifiers, packing, ranks
 from tasks.rlhf.batch import Example
 from tasks.rlhf.batching import distinct
 from tasks.rlhf.logprobs import measured_batches, unwrapped
@@ -83,10 +83,8 @@ def new_reward_model(
 
     `lora`: the adapters that it is loaded for; they keep the dropout that they are given.
     """
-    from transformers import AutoModelForSequenceClassification
-
     objectives = dict(sorted(options.objectives.items())) or {CHOICE: 1.0}
-    network = AutoModelForSequenceClassification.from_pretrained(
+    network = classifiers.load(
         existing(sft), num_labels=len(objectives), dtype=getattr(torch, dtype), **quantized(lora, dtype)
     )
     generator = torch.Generator().manual_seed(seed)
@@ -99,9 +97,7 @@ def new_reward_model(
 
 
 def load_reward(folder: Path, dtype: str = "float32") -> RewardModel:
-    from transformers import AutoModelForSequenceClassification
-
-    network = AutoModelForSequenceClassification.from_pretrained(existing(folder), dtype=getattr(torch, dtype))
+    network = classifiers.load(existing(folder), dtype=getattr(torch, dtype))
     saved = json.loads((folder / REWARD_FILE).read_text(encoding="utf-8"))
     return RewardModel(placed(network).eval(), **saved)
 

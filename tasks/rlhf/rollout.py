@@ -59,11 +59,18 @@ def _together(model: Any, length: int) -> int:
     """Sequences of that whole length in a batch."""
     network = unwrapped(model)
     config = network.config.get_text_config()
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    cached = 2 * config.num_hidden_layers * kv_heads * head_dim
-    return sampled_together(cached, config.vocab_size, length, network.dtype.itemsize)
+    each = (
+        config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config] * config.num_hidden_layers
+    )
+    return sampled_together(sum(map(_cached, each)), config.vocab_size, length, network.dtype.itemsize)
+
+
+def _cached(layer: Any) -> int:
+    """Numbers that a layer of this configuration keeps of a token."""
+    heads = layer.num_attention_heads
+    kv_heads: int = getattr(layer, "num_key_value_heads", None) or heads
+    width: int = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    return 2 * kv_heads * width
 
 
 def _sample_batch(

@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tasks.hashes import content_hash
+from tasks.rlhf import classifiers
 from tasks.rlhf.reward_model import ADAPTERS, BASE_FILE, REWARD_FILE, RewardModel
 
 
@@ -28,7 +27,7 @@ def reward_over(base: Any, sft: Path, folder: Path) -> RewardModel:
     keeps no adapters, or those of another base.
     """
     from peft import PeftModel
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     if not (folder / ADAPTERS).is_dir():
         raise ValueError(
@@ -38,8 +37,7 @@ def reward_over(base: Any, sft: Path, folder: Path) -> RewardModel:
     made_over = json.loads((folder / ADAPTERS / BASE_FILE).read_text(encoding="utf-8"))["sha256"]
     if made_over != content_hash(sft):
         raise ValueError(f"{folder / ADAPTERS}: adapters over another model than {sft}: run `dvc repro reward`")
-    with torch.device("meta"):  # its own body is never made
-        network = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder), dtype=base.dtype)
+    network = classifiers.outline(AutoConfig.from_pretrained(folder), base.dtype)  # its own body is never made
     setattr(network, network.base_model_prefix, sharing(base.base_model))
     network.score = network.score.to_empty(device=base.device)
     adapted = PeftModel.from_pretrained(network, folder / ADAPTERS).eval()

@@ -60,12 +60,12 @@ def prompt_ids(tokenizer, prompt):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A data/ folder as the earlier stages leave it, with random models."""
-    from tasks.rlhf import models, reward_model
+    from tasks.rlhf import base_model, models, reward_model
 
     data = tmp_path_factory.mktemp("work") / "data"
     tokenizer = make_tokenizer(data / "tokenizer")
     for number, name in enumerate(("sft", "policy")):
-        models.save(models.load_base(MODEL, tokenizer, number), tokenizer, data / "models" / name)
+        models.save(base_model.load_base(MODEL, tokenizer, number), tokenizer, data / "models" / name)
     for number, name in enumerate(("reward/0", "reward/1", "judge")):
         reward = reward_model.new_reward_model(data / "models/sft", "float32", number)
         reward.shift, reward.scale = 0.5, 2.0
@@ -248,11 +248,11 @@ def test_a_champion_takes_part(data):
 
 
 def test_a_champion_of_another_tokenizer_is_asked_in_its_own_tokens(data):
-    from tasks.rlhf import models
+    from tasks.rlhf import base_model, models
 
     (data / "champion/manifest.json").write_text("{}")
     other = make_tokenizer(data / "elsewhere", words="What is the capital " * 50)
-    models.save(models.load_base(MODEL, other, 5), other, data / "champion/policy")
+    models.save(base_model.load_base(MODEL, other, 5), other, data / "champion/policy")
     metrics, _ = run(data)
     assert metrics["models"]["champion"]["kl"] is None  # log-probs over other tokens do not compare
     assert metrics["win_rate_champion"]["judge"].n == metrics["win_rate"]["judge"].n

@@ -80,11 +80,11 @@ def main(folder: Path, pairs: str) -> None:
         command = [sys.executable, "-m", f"tasks.{stage}"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
-    from tasks.rlhf import models
+    from tasks.rlhf import base_model, models
     from tasks.rlhf.options import ModelOptions
 
     tokenizer = models.load_tokenizer(data / "tokenizer")
-    model = models.load_base(ModelOptions(**chosen["model"]), tokenizer, 0)
+    model = base_model.load_base(ModelOptions(**chosen["model"]), tokenizer, 0)
     models.save(model, tokenizer, folder / "model")
     lengths = {
         name: [sum(e.length for e in row.examples) for row in rows]

@@ -13,7 +13,7 @@ import torch
 
 from tasks import align
 from tasks.adapters import stage
-from tasks.rlhf import algorithms, dataset, models, reward_model, train_on_rollouts, update
+from tasks.rlhf import algorithms, base_model, dataset, models, reward_model, train_on_rollouts, update
 from tasks.rlhf.batch import Example, ScorePart
 from tasks.rlhf.experience import collect
 from tasks.rlhf.logprobs import reply_states, reply_sums, token_logprobs, token_logprobs_and_entropy
@@ -44,7 +44,7 @@ def test_a_padding_token_that_is_the_end_is_refused(tiny_model):
     for pad in (1, None):
         Tokenizer.pad_token_id = pad
         with pytest.raises(ValueError, match="pad and eos must be two tokens, or the policy never learns to stop"):
-            models._settle(copy.deepcopy(tiny_model), Tokenizer)
+            base_model._settle(copy.deepcopy(tiny_model), Tokenizer)
 
 
 def gpt2():

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from tasks.rlhf import attention, models
+from tasks.rlhf import attention, base_model, models
 from tasks.rlhf.logprobs import token_logprobs
 from tasks.rlhf.options import ModelOptions
 from tests.tasks.rlhf import tiny
@@ -67,6 +67,6 @@ def test_texts_longer_than_a_model_has_places_are_refused(tmp_path, kind):
     sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "vocab_size": 320}
     params = {"base": str(tmp_path), "revision": None, "dtype": "float32", "lora": None, **sizes}
     with pytest.raises(ValueError, match=rf"model.max_length = 25: {tmp_path} has room for 24 tokens .*; lower it"):
-        models.load_base(ModelOptions(max_length=25, **params), [], 0)
+        base_model.load_base(ModelOptions(max_length=25, **params), [], 0)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0})), pad_token="p", eos_token="e")
-    assert models.max_tokens(models.load_base(ModelOptions(max_length=24, **params), tokenizer, 0)) == 24
+    assert models.max_tokens(base_model.load_base(ModelOptions(max_length=24, **params), tokenizer, 0)) == 24

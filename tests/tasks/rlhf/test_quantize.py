@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from tasks.rlhf import models
+from tasks.rlhf import base_model, models
 from tasks.rlhf.options import LoraOptions, ModelOptions
 from tasks.rlhf.quantize import merged, over_whole_weights, quantized
 from tasks.rlhf.reward_model import new_reward_model
@@ -53,7 +53,7 @@ def test_a_model_from_scratch_has_nothing_to_quantize():
         intermediate_size=64, vocab_size=300, lora=NF4,
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"model\.lora\.quantize = 'nf4': model\.base = scratch has no weights"):
-        models.load_base(options, None, 0)
+        base_model.load_base(options, None, 0)
 
 
 @pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_CLS"])

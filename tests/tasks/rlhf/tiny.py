@@ -24,7 +24,7 @@ def language_model(kind: str = "Llama", **changes: Any) -> Any:
         "tie_word_embeddings": True,
     }
     config = getattr(transformers, f"{kind}Config")(**{**sizes, **SPECIAL, **changes})
-    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
 def reward_model() -> RewardModel:
