@@ -110,7 +110,7 @@ def _sample_batch(
             if body.config._attn_implementation == attention.NAME and packing.can_pack(body.config):
                 extra, padded = {"prompts": attention.Prompts.of(cache, mask_BL, prompt_B)}, False
             elif len(distinct) < len(prompts):
-                cache.batch_select_indices(place_B)
+                cache.reorder_cache(place_B)
             hidden, mask_BL, positions_BL = hidden[place_B], mask_BL[place_B], positions_BL[place_B]
         drawn_B, logps_B = _draw(logits(model, hidden), temperature, generator)
         tokens[alive_B.cpu(), step] = drawn_B.cpu()
@@ -119,7 +119,7 @@ def _sample_batch(
         if len(keep) == 0 or step + 1 == max_new_tokens:
             break
         if len(keep) < len(drawn_B):
-            cache.batch_select_indices(keep)
+            cache.reorder_cache(keep)  # also known to layers that keep a state instead of keys and values
             if extra:
                 extra["prompts"].keep(keep)
             alive_B, mask_BL, positions_BL, drawn_B = alive_B[keep], mask_BL[keep], positions_BL[keep], drawn_B[keep]
