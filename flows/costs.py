@@ -164,16 +164,9 @@ def shape(model: Any) -> model_size.Shape:
             "intermediate_size": model.intermediate_size,
             "tie_word_embeddings": True,
         })  # fmt: skip
-    from transformers import AutoConfig
+    from tasks.rlhf.base_model import config_of
 
-    local = Path(model.base).is_dir()
-    try:
-        config = AutoConfig.from_pretrained(model.base, revision=None if local else model.revision)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"params.yaml: model.base = {model.base!r}: its config.json cannot be read: {reason}"
-        ) from None
+    config = config_of(model.base, None if Path(model.base).is_dir() else model.revision)
     return model_size.from_config(config.to_dict())
 
 

@@ -20,7 +20,7 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
                 "load; set it to null, or give a model"
             )
         return placed(_scratch(params, tokenizer, seed))
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     local = Path(params.base).is_dir()
     if not local and params.revision is None:
@@ -29,7 +29,7 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
             "give the path of an existing folder, or pin the hub model by its commit"
         )
     revision = None if local else params.revision
-    suitable.check_type(AutoConfig.from_pretrained(params.base, revision=revision), params.base)
+    suitable.check_type(config_of(params.base, revision), params.base)
     arguments = quantized(params.lora, params.dtype)
     model = AutoModelForCausalLM.from_pretrained(
         params.base, revision=revision, dtype=getattr(torch, params.dtype), **arguments
@@ -50,6 +50,20 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
     model = placed(_settle(model, tokenizer))
     suitable.check(model, params.base)
     return model
+
+
+def config_of(base: str, revision: str | None) -> Any:
+    """The transformers configuration of a folder or hub name. ValueError where it cannot be read."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"params.yaml: model.base = {base!r}: its config.json cannot be read: {reason}; give a whole model, "
+            "adapters merged into it"
+        ) from None
 
 
 def _scratch(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
