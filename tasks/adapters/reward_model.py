@@ -16,13 +16,12 @@ from mlflow.pyfunc import PythonModel
 
 class RewardModel(PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         self.members = []
         for folder in (Path(path) for _, path in sorted(context.artifacts.items())):
             settings = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
-            body = AutoModel.from_pretrained(folder).eval()  # transformers has no classifier for some of its models
-            self.members.append((AutoTokenizer.from_pretrained(folder), body, _head(folder), settings))
+            self.members.append((AutoTokenizer.from_pretrained(folder), _body(folder), _head(folder), settings))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: Any = None) -> list[float]:
         return [self._score(str(row.prompt), str(row.reply)) for row in model_input.itertuples()]
@@ -48,6 +47,19 @@ class RewardModel(PythonModel):  # type: ignore[misc]
             score = sum(head * weight for head, weight in zip(heads, weights, strict=True))
             scores.append(score - settings["length_slope"] * len(reply_ids) - settings["shift"])
         return float(sum(scores) / len(scores))
+
+
+def _body(folder: Path) -> Any:
+    """The model without its heads, for some of which transformers has no classifier."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # else it reports the heads as unexpected
+    try:
+        return AutoModel.from_pretrained(folder).eval()
+    finally:
+        logging.set_verbosity(level)
 
 
 def _head(folder: Path) -> Any:

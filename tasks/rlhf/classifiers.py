@@ -47,6 +47,5 @@ def _make_known(config: Any) -> None:
         "config_class": type(config),
     }
     made = type(name, (GenericForSequenceClassification, family), content)
-    AutoModelForSequenceClassification.register(
-        type(config), made, exist_ok=True
-    )  # without, types of its own are passed over
+    # Without exist_ok transformers passes over types of its own.
+    AutoModelForSequenceClassification.register(type(config), made, exist_ok=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from tasks.adapters import reward_model as registry_model
 from tasks.rlhf import base_model, classifiers, suitable
 from tasks.rlhf.batch import Example
 from tasks.rlhf.options import ModelOptions
@@ -124,4 +125,7 @@ def test_a_reward_model_of_a_type_without_a_classifier(kind, tmp_path):
     save_reward(model, tokenizer, tmp_path / "reward")
     assert score_examples(load_reward(tmp_path / "reward"), REPLIES) == pytest.approx(scores_B, rel=1e-5)
     assert len(set(scores_B.round(6))) == 3
+    registered, head_KD = registry_model._body(tmp_path / "reward"), registry_model._head(tmp_path / "reward")
+    ids_1L = torch.tensor([[*REPLIES[0].prompt_ids, *REPLIES[0].reply_ids]])
+    assert float(head_KD @ registered(ids_1L).last_hidden_state[0, -1]) == pytest.approx(scores_B[0], rel=1e-5)
     assert classifiers.outline(model.network.config, torch.float32).score.weight.is_meta
