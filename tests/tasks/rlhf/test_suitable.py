@@ -127,5 +127,7 @@ def test_a_reward_model_of_a_type_without_a_classifier(kind, tmp_path):
     assert len(set(scores_B.round(6))) == 3
     registered, head_KD = registry_model._body(tmp_path / "reward"), registry_model._head(tmp_path / "reward")
     ids_1L = torch.tensor([[*REPLIES[0].prompt_ids, *REPLIES[0].reply_ids]])
-    assert float(head_KD @ registered(ids_1L).last_hidden_state[0, -1]) == pytest.approx(scores_B[0], rel=1e-5)
+    with torch.no_grad():
+        score = float(head_KD @ registered(ids_1L).last_hidden_state[0, -1])
+    assert score == pytest.approx(scores_B[0], rel=1e-5)
     assert classifiers.outline(model.network.config, torch.float32).score.weight.is_meta
