@@ -166,7 +166,7 @@ def shape(model: Any) -> model_size.Shape:
         })  # fmt: skip
     from tasks.rlhf.base_model import config_of
 
-    config = config_of(model.base, None if Path(model.base).is_dir() else model.revision)
+    config = config_of(model.base, model.revision)
     return model_size.from_config(config.to_dict())
 
 

@@ -29,7 +29,7 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
             "give the path of an existing folder, or pin the hub model by its commit"
         )
     revision = None if local else params.revision
-    suitable.check_type(config_of(params.base, revision), params.base)
+    suitable.check_type(config_of(params.base, params.revision), params.base)
     arguments = quantized(params.lora, params.dtype)
     model = AutoModelForCausalLM.from_pretrained(
         params.base, revision=revision, dtype=getattr(torch, params.dtype), **arguments
@@ -53,16 +53,16 @@ def load_base(params: ModelOptions, tokenizer: Any, seed: int) -> Any:
 
 
 def config_of(base: str, revision: str | None) -> Any:
-    """The transformers configuration of a folder or hub name. ValueError where it cannot be read."""
+    """The transformers configuration of a folder, or of a hub name's revision. ValueError where it cannot be read."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(base, revision=revision)
+        return AutoConfig.from_pretrained(base, revision=None if Path(base).is_dir() else revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"params.yaml: model.base = {base!r}: its config.json cannot be read: {reason}; give a whole model, "
-            "adapters merged into it"
+            f"params.yaml: model.base = {base!r}: its config.json cannot be read: {reason}; check the folder or "
+            "name (adapters alone have to be merged into their model first)"
         ) from None
 
 

@@ -101,7 +101,7 @@ class Pass:
         shape, rank = network.shape, network.lora_rank
         body = model_size.body_flops(shape, self.sequences, self.prompt + self.reply)
         body -= model_size.unread_flops(shape, self.unread)
-        if self.read == "score" and self.kind != "sample":
+        if self.read == "score":
             body -= model_size.unasked_flops(shape, self.sequences, self.prompt + self.reply)
         head = model_size.head_flops(shape, self.sequences * self.reply) if self.read == "logprobs" else 0.0
         if self.kind != "train":

@@ -70,7 +70,8 @@ def _check_samples(model: Any, name: str) -> None:
     try:
         replies = drawn(drawn(-1)[0].ids[0])  # the first reply ends at once
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        what = f"remembers what it has read in a way that sampling does not know ({error})"
+        reason = " ".join(str(error).split())[:200]
+        what = f"remembers what it has read in a way that sampling does not know ({reason})"
         raise _refusal(model.config, name, what) from error
     measured = reply_logprobs(model, prompts, [reply.ids for reply in replies])
     gap = float(

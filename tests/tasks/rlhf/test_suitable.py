@@ -100,7 +100,7 @@ def test_what_is_no_language_model_is_refused_before_it_is_loaded(tmp_path):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(
-        ValueError, match=r"model.base = '.*': its config.json cannot be read: .*; give a whole model, ada"
+        ValueError, match=r"model.base = '.*': its config.json cannot be read: .*; check the folder or name"
     ):
         base_model.config_of(str(tmp_path), None)
 
